@@ -1,0 +1,246 @@
+"The command line: what it writes, what it says, and one line with exit code 2 for whatever goes wrong."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_weights import PROMPT, tiny_folder
+
+from sora_edu.studio import cli
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    "A folder of small random weights."
+    return str(tiny_folder(tmp_path_factory.mktemp("weights") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "Each test in a folder of its own."
+    monkeypatch.chdir(tmp_path)
+
+
+def call(capsys, *args):
+    "-> exit code, stdout, stderr of `sora-edu args`."
+    code = cli.run([str(arg) for arg in args])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def refused(capsys, *args):
+    "The one line that `sora-edu args` is refused with."
+    code, out, err = call(capsys, *args)
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert (code, out) == (2, "") and len(lines) == 1 and lines[0].startswith("sora-edu: ") and "Traceback" not in err
+    return lines[0]
+
+
+COMMANDS = ["generate", "train", "evaluate", "bench", "world", "info"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(capsys, command):
+    code, out, err = call(capsys, command, "--help")
+    assert code == 0 and "Usage: sora-edu " + command in out and "--json" in out and err == ""
+
+
+def test_no_command_is_help(capsys):
+    code, out, _ = call(capsys)
+    assert code == 0 and all(command in out for command in COMMANDS)
+
+
+def test_generate_writes_three_files_and_counts_on(capsys, weights):
+    for k, stem in enumerate(("s7", "s7-2", "s7-3")):
+        code, out, _ = call(capsys, "generate", PROMPT, "--seed", 7, "--weights", weights, "--out", "made/here", "--json")
+        told = json.loads(out)
+        assert code == 0 and len(os.listdir("made/here")) == 3 * (k + 1)
+        assert {os.path.basename(told[kind]) for kind in ("video", "filmstrip", "record")} == {f"a-small-red-star-moves-right-over-the-ocean-{stem}{end}" for end in (".mp4", ".png", ".json")}
+
+
+def test_generate_tells_paths_and_seconds(capsys, weights):
+    code, out, err = call(capsys, "generate", PROMPT, "--weights", weights, "--num-frames", 5, "--num-inference-steps", 2)
+    lines = out.splitlines()
+    assert code == 0 and [os.path.splitext(line)[1] for line in lines[:3]] == [".mp4", ".png", ".json"] and all(map(os.path.exists, lines[:3]))
+    assert lines[0].startswith("out/a-small-red-star") and "0.6 s of video" in lines[3] and "generating" in err
+
+
+def test_options_reach_the_record(capsys, weights):
+    _, out, _ = call(capsys, "generate", PROMPT, "--weights", weights, "--seed", 3, "--num-frames", 9, "--num-inference-steps", 3, "--guidance-scale", 2.5, "--height", 64, "--width", 64, "--json")
+    record = json.loads(open(json.loads(out)["record"], encoding="utf-8").read())
+    assert [record[k] for k in ("seed", "num_frames", "num_inference_steps", "guidance_scale")] == ["3", 9, 3, 2.5]
+
+
+def test_record_replays(capsys, weights):
+    _, out, _ = call(capsys, "generate", PROMPT, "--weights", weights, "--num-frames", 5, "--json")
+    first = json.loads(out)
+    code, out, _ = call(capsys, "generate", "--record", first["record"], "--weights", weights, "--out", "again", "--json")
+    again = json.loads(out)
+    assert code == 0 and again["equal"] is True and again["differences"] == [] and again["sha256"] == first["sha256"]
+    record = json.loads(open(first["record"], encoding="utf-8").read())
+    with open("altered.json", "w") as file:
+        json.dump({**record, "sha256": "0" * 64, "cpu_capability": "another"}, file)
+    code, out, _ = call(capsys, "generate", "--record", "altered.json", "--weights", weights, "--out", "again")
+    assert code == 0 and "not the record's frames: cpu_capability: another in the record" in out
+
+
+@pytest.mark.parametrize("args, words", [
+    ([], ["PROMPT, --record", "neither", "exactly one"]),
+    ([PROMPT, "--record", "x.json"], ["PROMPT, --record", "both"]),
+    (["--record", "missing.json"], ["record", "missing.json"]),
+    ([""], ["prompt", "''"]), (["a " * 5000], ["prompt", "characters"]), (["\udcff"], ["prompt", "Unicode"]),
+    (["a small red sta moves right"], ["sta", "star"]),
+    ([PROMPT, "--seed", "many"], ["--seed", "'many'", "whole number"]), ([PROMPT, "--seed", -1], ["seed", "-1", "0"]),
+    ([PROMPT, "--seed", 2**70], ["seed", str(2**70)]), ([PROMPT, "--seed", "1.5"], ["--seed", "'1.5'"]),
+    ([PROMPT, "--num-inference-steps", 0], ["num_inference_steps", "0", "1"]), ([PROMPT, "--num-inference-steps", 10**9], ["num_inference_steps"]),
+    ([PROMPT, "--guidance-scale", "nan"], ["guidance_scale", "nan", "0"]), ([PROMPT, "--guidance-scale", "inf"], ["guidance_scale", "inf"]),
+    ([PROMPT, "--guidance-scale", "strong"], ["--guidance-scale", "'strong'", "number"]),
+    ([PROMPT, "--num-frames", 16], ["num_frames", "16", "nearest is 17"]), ([PROMPT, "--num-frames", 0], ["num_frames", "nearest is 1"]),
+    ([PROMPT, "--height", 65], ["height", "65", "64"]), ([PROMPT, "--width", "wide"], ["--width", "'wide'"]),
+    ([PROMPT, "--weights", "nowhere"], ["weights", "nowhere"]), ([PROMPT, "--bogus"], ["--bogus"]), ([PROMPT, "more"], ["more"])])
+def test_generate_refuses(capsys, weights, args, words):
+    options = [] if "--weights" in args else ["--weights", weights]
+    line = refused(capsys, "generate", *args, *options)
+    assert all(word in line for word in words), line
+    assert not os.path.exists("out")
+
+
+def test_unknown_word_runs_if_allowed(capsys, weights):
+    assert call(capsys, "generate", "a small red sta", "--allow-unknown", "--weights", weights, "--num-frames", 1)[0] == 0
+
+
+def test_a_prompt_may_begin_with_a_hyphen(capsys, weights):
+    assert call(capsys, "generate", "--weights", weights, "--allow-unknown", "--num-frames", 1, "--", "--seed")[0] == 0
+
+
+def test_altered_and_truncated_weights(capsys, tmp_path):
+    folder = tiny_folder(tmp_path / "tiny")
+    path = next(folder.glob("dit*.safetensors"))
+    data = path.read_bytes()
+    path.write_bytes(data[:-10])
+    assert "truncated" in refused(capsys, "generate", PROMPT, "--weights", folder)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "altered" in refused(capsys, "generate", PROMPT, "--weights", folder)
+    path.unlink()
+    assert "missing" in refused(capsys, "generate", PROMPT, "--weights", folder)
+
+
+def test_a_folder_that_cannot_be_written(capsys, weights, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    line = refused(capsys, "generate", PROMPT, "--weights", weights, "--out", tmp_path / "file" / "sub")
+    assert "out" in line and (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_full_disk(capsys, weights, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left" in refused_after_bar(capsys, "generate", PROMPT, "--weights", weights, "--num-frames", 1, "--out", "made")
+    assert not os.path.exists("made") or os.listdir("made") == []
+
+
+def refused_after_bar(capsys, *args):
+    "The last line of a refusal that came after the work had begun."
+    code, out, err = call(capsys, *args)
+    assert (code, out) == (2, "") and "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def test_our_own_faults_stay_loud(monkeypatch):
+    def broken():
+        raise KeyError("ours")
+    monkeypatch.setattr(cli, "facts", broken)
+    with pytest.raises(KeyError):
+        cli.run(["info"])
+
+
+def test_interrupt_is_one_line(capsys, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt("stopped after step 3; go on with --resume")
+    monkeypatch.setattr(cli, "facts", stop)
+    assert refused(capsys, "info") == "sora-edu: interrupted: stopped after step 3; go on with --resume"
+
+
+SLOWLY = """
+import sys, time
+import sora_edu.pipeline.generate as g
+from sora_edu.studio import cli
+real = g.generate
+def slow(*args, progress=None, **options):
+    def wait(done, total):
+        print("started", flush=True)
+        time.sleep(30)
+    return real(*args, progress=wait, **options)
+g.generate = slow
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_leaves_nothing_behind(weights, root, tmp_path, presses):
+    command = [sys.executable, "-c", SLOWLY, "generate", PROMPT, "--weights", weights, "--out", str(tmp_path / "made")]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    work = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    assert work.stdout.readline().strip() == "started"
+    for _ in range(presses):
+        work.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, err = work.communicate(timeout=20)
+    assert work.returncode == 2 and "Traceback" not in err and err.splitlines()[-1] == "sora-edu: interrupted"
+    assert not (tmp_path / "made").exists()
+
+
+def test_world(capsys):
+    code, out, _ = call(capsys, "world", "--seed", 3, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["unreadable"] is None and all(told["matches"].values())
+    assert told["caption"].split()[1] == told["description"]["size"] and all(map(os.path.exists, told["files"]))
+    assert call(capsys, "world", "--seed", 3, "--index", 1, "--style", "terse")[0] == 0
+    assert sorted(os.listdir("out/world")) == ["world-s3-i0.mp4", "world-s3-i0.png", "world-s3-i1.mp4", "world-s3-i1.png"]
+
+
+@pytest.mark.parametrize("args, word", [(["--index", -1], "index"), (["--seed", -2], "seed"), (["--style", "rude"], "style"), (["--seed", "x"], "--seed")])
+def test_world_refuses(capsys, args, word):
+    assert word in refused(capsys, "world", *args)
+
+
+def test_info(capsys):
+    code, out, _ = call(capsys, "info", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["sora_edu"] and isinstance(told["weights"], dict) and os.path.isdir(told["chapters"])
+    assert "torch: " in call(capsys, "info")[1]
+
+
+def test_evaluate(capsys, weights):
+    code, out, _ = call(capsys, "evaluate", "--weights", weights, "--limit", 2, "--json")
+    assert code == 2 or json.loads(out)["n"] == 2  # tiny weights know a few words only
+    assert "suite" in refused(capsys, "evaluate", "--weights", weights, "--suite", "nonsense")
+
+
+@pytest.mark.parametrize("args, word", [(["giant"], "giant"), (["nano", "--leg", 99], "leg"), (["nano", "--leg", "x"], "--leg"), ([], "config")])
+def test_train_refuses(capsys, args, word):
+    assert word in refused(capsys, "train", *args)
+
+
+def test_all_legs_chain(capsys, monkeypatch):
+    from sora_edu.training import loop
+    calls = []
+    monkeypatch.setattr(loop, "train", lambda config, **options: calls.append((config, options["leg"], options["from_weights"])))
+    code, out, _ = call(capsys, "train", "mini", "--all-legs", "--out", "runs/x", "--device", "cpu", "--json")
+    told = json.loads(out)
+    assert code == 0 and [leg for _, leg, _ in calls] == told["legs"] == list(range(len(calls))) and len(calls) > 1
+    assert [start and str(start) for _, _, start in calls] == [None] + [f"runs/x/leg{k}.safetensors" for k in range(len(calls) - 1)]
+
+
+def test_bench_refuses(capsys):
+    assert "nonsense" in refused(capsys, "bench", "nonsense")
+
+
+def test_a_terminal_without_snowmen(root, weights):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", "from sora_edu.studio.cli import main; main()", "generate", "a small \u2603", "--weights", weights]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u2603" in done.stderr

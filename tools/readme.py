@@ -1,0 +1,91 @@
+"""Make README.md from nbs/index.ipynb: its markdown, with links that hold at the top of the repository.
+
+    python tools/readme.py            put the figures into nbs/index.ipynb, and write README.md
+    python tools/readme.py --check    exit code 1 if either is not what would be written
+"""
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+INDEX, FIGURES = ROOT / "nbs" / "index.ipynb", ROOT / "figures" / "first-light.json"
+TOLD = {  # the figures that a newcomer cares for, in words
+    "adherence_all_gpu": "prompts shown with all five attributes right, trained on a GPU",
+    "adherence_all_cpu": "the same, trained on two CPU cores",
+    "adherence_actor": "shape right, shipped weights",
+    "heldout_gap": "points lost on combinations never seen in training",
+    "control_worst": "all right by chance: the best of six controls",
+    "oracle_renders": "the judge on true renders, all right",
+    "vae_psnr": "autoencoder, held-out PSNR",
+    "dit_parity": "largest difference from `WanTransformer3DModel`",
+    "playback_single": "one clip on two cores, seconds it plays ÷ seconds it took",
+    "demo_first": "`make demo` in a fresh clone",
+}
+MARKS = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", flags=re.S)
+LINK = re.compile(r"""(\]\(|\bsrc="|\bhref=")(?!https?:|mailto:|\#|/)([^)"\s]+)""")
+
+
+def relink(text):
+    "Relative links of a page in nbs/, as a page above nbs/ writes them: `x.ipynb` -> `nbs/x.ipynb`, `../LICENSE` -> `LICENSE`."
+    def moved(match):
+        target = match[2]
+        return match[1] + (target[3:] if target.startswith("../") else f"nbs/{target}")
+    return LINK.sub(moved, text)
+
+
+def number(row):
+    "A figure as a reader likes it: three digits, its unit, its interval if there is one."
+    def short(value):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    unit = {"": "", "%": " %"}.get(row["unit"], f" {row['unit']}")
+    interval = f" ({short(row['interval'][0])} to {short(row['interval'][1])})" if row.get("interval") else ""
+    return short(row["value"]) + unit + interval
+
+
+def figures_table(rows):
+    "The rows of `figures/first-light.json` that are told, as a markdown table."
+    told = {row["name"]: row for row in rows if row["name"] in TOLD and row["value"] is not None}
+    lines = [f"| {TOLD[name]} | {number(told[name])} |" for name in TOLD if name in told]
+    return "\n".join(["| what | measured |", "| --- | --- |", *lines]) + "\n" if lines else "*Not measured yet.*\n"
+
+
+def with_figures(text, rows):
+    "`text` with the table of `rows` between the marks."
+    return MARKS.sub(lambda match: match[1] + "\n" + figures_table(rows) + "\n" + match[2], text)
+
+
+def index(path=INDEX, figures=FIGURES):
+    "The index notebook as a dict, with the figures as they are now."
+    rows = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else []
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = with_figures("".join(cell["source"]), rows).splitlines(keepends=True)
+    return notebook
+
+
+def render(notebook):
+    "The text of README.md from the index notebook, a dict."
+    import nbformat
+    from nbconvert import MarkdownExporter
+    notebook = nbformat.reads(json.dumps(notebook), 4)
+    notebook.metadata["language_info"] = {"name": "python"}
+    body, _ = MarkdownExporter().from_notebook_node(notebook)
+    body = re.sub(r"^#\| .*\n", "", body, flags=re.M)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in body.splitlines())).strip()
+    return relink(text) + "\n\n<!-- Made from nbs/index.ipynb by `make readme`; edit that one. -->\n"
+
+
+def main(args):
+    notebook, target = index(), ROOT / "README.md"
+    wanted = {INDEX: json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", target: render(notebook)}
+    if "--check" in args:
+        return int(any(path.read_text(encoding="utf-8") != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
+    print("README.md written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
