@@ -240,7 +240,7 @@ def test_bench_refuses(capsys):
 
 
 def test_a_terminal_without_snowmen(root, weights):
-    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(root)}
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", "from sora_edu.studio.cli import main; main()", "generate", "a small \u2603", "--weights", weights]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u2603" in done.stderr

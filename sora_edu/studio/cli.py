@@ -58,7 +58,7 @@ def run(args=None):
     typer.echo(f"sora-edu: {said}", err=True)
     return 2
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-018
+# %% ../../nbs/21_studio.cli.ipynb #cell-020
 def _number(kind, allowed):
     "A parser of one number, whose complaint says what it got and what is allowed."
     def parse(text):
@@ -71,12 +71,12 @@ def _number(kind, allowed):
 
 _whole, _real = _number(int, "a whole number"), _number(float, "a number")
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-020
+# %% ../../nbs/21_studio.cli.ipynb #cell-022
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON, for programs.")]
 Out = Annotated[Optional[Path], typer.Option(help="Folder for the files; made if it is missing.", show_default=False)]
 Weights = Annotated[Optional[str], typer.Option(help="Name of packaged weights, or a folder.", show_default="mini")]
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-022
+# %% ../../nbs/21_studio.cli.ipynb #cell-024
 def _plain(value):
     "What `json` cannot write itself: paths, dataclasses, numbers of numpy and torch."
     if is_dataclass(value):
@@ -91,7 +91,7 @@ def _tell(as_json, data, lines=None):
     else:
         typer.echo("\n".join(lines if lines is not None else [f"{key}: {value}" for key, value in data.items()]))
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-025
+# %% ../../nbs/21_studio.cli.ipynb #cell-027
 def facts():
     "-> dict of versions, processor, threads, device, packaged weights (name: hash) and the chapters' folder."
     import platform
@@ -106,13 +106,13 @@ def facts():
             "weights": {name: manifest.get("weights_hash") for name, manifest in manifests.items()},
             "chapters": str(chapters[0]) if chapters else None}
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-026
+# %% ../../nbs/21_studio.cli.ipynb #cell-028
 @app.command()
 def info(as_json: Json = False):
     "Tell what is installed: versions, processor, weights, chapters."
     _tell(as_json, facts())
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-029
+# %% ../../nbs/21_studio.cli.ipynb #cell-031
 def world_sample(seed=0, index=0, style="plain", out=None):
     """Scene `index` of the stream `seed`, drawn to `out` (default: out/world) as .mp4 and .png.
 
@@ -129,7 +129,7 @@ def world_sample(seed=0, index=0, style="plain", out=None):
     return dict(caption=caption, description=asdict(shown.description), unreadable=reading.unreadable,
                 matches=oracle.matches(reading, shown.description), files=files)
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-030
+# %% ../../nbs/21_studio.cli.ipynb #cell-032
 def _write_render(folder, stem, video, caption):
     "The clip and its filmstrip in `folder`, tagged as drawn by the renderer -> their paths."
     from sora_edu.video import filmstrip, to_uint8, write_png, write_video
@@ -138,7 +138,7 @@ def _write_render(folder, stem, video, caption):
     tags = {"title": caption, "comment": "Rendered by the procedural world of sora_edu; no model made this."}
     return [write_video(folder / f"{stem}.mp4", frames, metadata=tags), write_png(folder / f"{stem}.png", filmstrip(frames))]
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-031
+# %% ../../nbs/21_studio.cli.ipynb #cell-033
 @app.command()
 def world(
     seed: Annotated[int, typer.Option(parser=_whole, metavar="N", help="Which stream of scenes.")] = 0,
@@ -152,12 +152,12 @@ def world(
     agrees = ", ".join(f"{name} {'right' if right else 'wrong'}" for name, right in told["matches"].items())
     _tell(as_json, told, [told["caption"], f"the oracle: {told['unreadable'] or agrees}", *map(str, told["files"])])
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-035
+# %% ../../nbs/21_studio.cli.ipynb #cell-037
 def _given(**options):
     "The options that were given: those left at `None` or `False` are for the library to fill."
     return {name: value for name, value in options.items() if value is not None and value is not False}
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-037
+# %% ../../nbs/21_studio.cli.ipynb #cell-039
 @app.command()
 def generate(
     prompt: Annotated[Optional[str], typer.Argument(help="What to show, in the words of the world.", show_default=False)] = None,
@@ -173,25 +173,31 @@ def generate(
     allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Run prompts with words that the weights never saw.")] = False,
     as_json: Json = False,
 ):
-    "Make a clip: an .mp4, its filmstrip .png, and the .json that makes it again."
+    "Make a clip: .mp4, filmstrip .png, and its .json record."
     options = _given(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
                      num_frames=num_frames, height=height, width=width, allow_unknown=allow_unknown)
     if (prompt is None) == (record is None):
         raise ValueError(f"PROMPT, --record: got {'neither' if record is None else 'both'}, allowed: exactly one of the two")
     _generate(prompt, record, out, weights, options, as_json)
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-039
+# %% ../../nbs/21_studio.cli.ipynb #cell-041
 @contextmanager
 def _progress(label, quiet):
-    "A bar on stderr, as a function `progress(done, total)`."
+    "A bar on stderr from the first step on, as a function `progress(done, total)`."
     from tqdm import tqdm
-    with tqdm(desc=label, disable=quiet, unit="step") as bar:
-        def progress(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-        yield progress
+    bars = []
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-040
+    def progress(done, total):
+        if not bars:
+            bars.append(tqdm(desc=label, total=total, disable=quiet, unit="step"))
+        bars[0].update(done - bars[0].n)
+    try:
+        yield progress
+    finally:
+        for bar in bars:
+            bar.close()
+
+# %% ../../nbs/21_studio.cli.ipynb #cell-042
 def _generate(prompt, record, out, weights, options, as_json):
     "Run `generate_to_folder` behind a progress bar and tell what came out."
     from sora_edu.pipeline.generate import generate_to_folder, read_record
@@ -208,13 +214,13 @@ def _generate(prompt, record, out, weights, options, as_json):
                   f"not the record's frames: {'; '.join(made.differences) or 'no difference found that explains it'}"]
     _tell(as_json, told, lines)
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-048
+# %% ../../nbs/21_studio.cli.ipynb #cell-051
 def _interrupt_once(signum, frame):
     "The first Ctrl-C stops the work; later ones are ignored, so that tidying up can finish."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-051
+# %% ../../nbs/21_studio.cli.ipynb #cell-054
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="nano or mini.")],
@@ -235,7 +241,7 @@ def train(
     told = {"config": config, "legs": list(legs), "weights": _train_legs(config, legs, out, from_weights, resume, device)}
     _tell(as_json, told)
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-052
+# %% ../../nbs/21_studio.cli.ipynb #cell-055
 def _train_legs(config, legs, out, start, resume, device):
     "Train `legs` one after the other, each from where the one before ended -> the file of the last."
     from sora_edu.training import loop
@@ -244,7 +250,7 @@ def _train_legs(config, legs, out, start, resume, device):
         start = out / f"leg{leg}.safetensors"
     return start
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-053
+# %% ../../nbs/21_studio.cli.ipynb #cell-056
 @app.command()
 def evaluate(
     weights: Weights = None,
@@ -254,17 +260,24 @@ def evaluate(
 ):
     "Judge weights: how much of its prompt does each clip show?"
     from sora_edu.evaluate import adherence
-    _tell(as_json, adherence.evaluate(weights or "mini", suite=suite, limit=limit))
+    told = adherence.evaluate(weights or "mini", suite=suite, limit=limit, progress=not as_json)
+    _tell(as_json, told, _scores(told))
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-054
+# %% ../../nbs/21_studio.cli.ipynb #cell-057
+def _scores(told):
+    "An evaluation as lines: the shares of a suite's attributes, or of each control."
+    shares = {name: score["all"] if "all" in score else score for name, score in told.items() if isinstance(score, dict) and name != "reasons"}
+    return [f"{name:>18}: {100 * s['share']:5.1f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})  {s['right']} of {s['n']}" for name, s in shares.items()]
+
+# %% ../../nbs/21_studio.cli.ipynb #cell-059
 @app.command()
 def bench(name: Annotated[str, typer.Argument(help="Which set of figures, such as first-light.")], as_json: Json = False):
-    "Measure the project's figures and write them to figures/NAME.json."
+    "Measure a set of figures; write figures/NAME.json."
     from sora_edu.evaluate import speed
     rows = speed.bench(name)
     _tell(as_json, rows, [f"{row['name']}: {row['value']} {row['unit']}" for row in rows])
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-058
+# %% ../../nbs/21_studio.cli.ipynb #cell-063
 def main():
     "The command `sora-edu`."
     for stream in (sys.stdout, sys.stderr):

@@ -61,10 +61,10 @@ def _axes(h, w):
 
 
 def _around(centre: Tensor, radius: Tensor, h: int, w: int) -> Tensor:
-    "1 inside a disc, else 0. centre [B, T, 2] and radius [B, T] in pixels -> [B, T, H, W]."
+    "Which pixels lie in a disc: centre [B, T, 2] and radius [B, T] in pixels -> [B, T, H, W]."
     gy, gx = _axes(h, w)
     d = (gx - centre[..., 0, None, None]) ** 2 + (gy - centre[..., 1, None, None]) ** 2
-    return (d < radius[..., None, None] ** 2).float()
+    return d < radius[..., None, None] ** 2
 
 
 def _measure(cover: Tensor):
@@ -80,7 +80,7 @@ def _find(codes: Tensor):
     counts = torch.stack([(codes == i + 1).sum((1, 2, 3)) for i in range(len(COLOURS))], 1)
     colour = counts.argmax(1)
     mask = (codes == (colour + 1).view(-1, 1, 1, 1)).float()
-    mask = mask * (F.avg_pool2d(mask, 3, 1, 1) > 0.4)               # a lone pixel is no actor
+    mask = mask * (F.avg_pool2d(mask, 3, 1, 1) > 0.3)               # a lone pixel is no actor
     dense = F.avg_pool2d(mask, 13, 4, 6)
     at = dense.flatten(2).argmax(-1)
     centre = 4.0 * torch.stack([at % dense.shape[-1], at // dense.shape[-1]], -1)
@@ -88,13 +88,33 @@ def _find(codes: Tensor):
     for _ in range(3):                                             # settle on the biggest group
         kept = mask * _around(centre, 2.2 * radius.clamp(min=2) + 1, *mask.shape[-2:])
         centre, radius = _measure(kept)
-    return colour, kept, centre, radius
+    return colour, kept, *_borrow(kept.sum((2, 3)) > 4, centre, radius)
+
+
+def _borrow(found: Tensor, centre: Tensor, radius: Tensor):
+    "Where too little was found [B, T], look where the actor was in the nearest frame."
+    t = torch.arange(found.shape[1])
+    far = (t[:, None] - t).abs() + 1000 * ~found[:, None]           # [B, T, T]
+    near = far.argmin(-1)
+    return centre.gather(1, near[..., None].expand(-1, -1, 2)), radius.gather(1, near)
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-013
 def _footprint(mask: Tensor, grow: int) -> Tensor:
     "Rows filled from the first to the last marked pixel, then grown by some pixels: holes and marks are covered too."
     run = (mask.cumsum(-1) > 0) & (mask.flip(-1).cumsum(-1).flip(-1) > 0)
-    return F.max_pool2d(run.float(), 2 * grow + 1, 1, grow)
+    return _grow(run, grow)
+
+
+def _grow(mask: Tensor, by: int) -> Tensor:
+    "A bool mask [..., H, W] grown by some pixels to all eight sides."
+    for _ in range(by):
+        wide = mask.clone()
+        wide[..., 1:] |= mask[..., :-1]
+        wide[..., :-1] |= mask[..., 1:]
+        mask = wide.clone()
+        mask[..., 1:, :] |= wide[..., :-1, :]
+        mask[..., :-1, :] |= wide[..., 1:, :]
+    return mask
 
 
 def _fill_rows(image: Tensor, known: Tensor) -> Tensor:
@@ -111,7 +131,7 @@ def _fill_rows(image: Tensor, known: Tensor) -> Tensor:
 
 def _backdrop(x: Tensor, cover: Tensor):
     "Clip [B, 3, T, H, W] and what the actor may cover [B, T, H, W] -> still background [B, 3, H, W], share of time seen."
-    free = 1 - cover
+    free = (~cover).float()
     seen = free.sum(1)
     mean = (x * free[:, None]).sum(2) / seen.clamp(min=1)[:, None]
     return _fill_rows(mean, seen > 0.5), seen / x.shape[2]
@@ -140,12 +160,16 @@ def _setting(still: Tensor, seen: Tensor):
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-016
 def _paint(x: Tensor, mask: Tensor):
-    "Mean colour of the actor's inner pixels: of the clip [B, 3] and of each frame [B, T, 3]."
+    """Mean colour of the actor's inner pixels: of the clip [B, 3], and how far the frames stray from it [B]; frames that show
+    too little of it are left out, and where all do, its outer pixels count as well."""
     core = mask * (F.avg_pool2d(mask, 3, 1, 1) > 0.99)
-    core = torch.where((core.sum((2, 3)) < 6)[..., None, None], mask, core)
-    n = core.sum((2, 3)).clamp(min=1)[..., None]
-    frame = torch.einsum("bcthw,bthw->btc", x, core) / n
-    return (frame * n).sum(1) / n.sum(1), frame
+    none = core.sum((1, 2, 3)) < 12
+    core = torch.where(none[:, None, None, None], mask, core)
+    n = core.sum((2, 3))[..., None]                                 # [B, T, 1]
+    total = torch.einsum("bcthw,bthw->btc", x, core)
+    paint = total.sum(1) / n.sum(1).clamp(min=1)
+    stray = (total / n.clamp(min=1) - paint[:, None]).abs().amax(-1) * (n[..., 0] >= 6)
+    return paint, stray.amax(1) * ~none
 
 
 def _cover(x: Tensor, still: Tensor, paint: Tensor) -> Tensor:
@@ -157,7 +181,7 @@ def _cover(x: Tensor, still: Tensor, paint: Tensor) -> Tensor:
 # %% ../../nbs/05_world.oracle.ipynb #cell-018
 _CELL, _HALF = 0.025, 1.6                    # drawings: side of a cell, half the width, in actor radii
 _GRID, _SPAN, _ANGLES = 28, 2.1, 24          # templates: cells a side, half the width in equal-area radii, turns
-_SOFT = 0.65                                 # blur of the templates in pixels
+_SOFT = (0.5, 0.85, 1.3, 1.9)                       # blurs of the templates in pixels
 _LEVELS = (3.2, 4.0, 5.0, 6.4, 8.0, 10.5, 14.0, 19.0)               # equal-area radii in pixels they are made for
 _SPOT = {"ball": -0.55, "box": -0.55, "triangle": 0.3, "star": -0.3, "ring": -0.75}   # height of the dark spot
 
@@ -202,6 +226,12 @@ def _drawing(kind: str) -> Tensor:
     return F.avg_pool2d(torch.stack([body * (1 - 0.62 * spot), body])[None], 4)[0]
 
 
+@functools.lru_cache(maxsize=None)
+def _drawings() -> Tensor:
+    "All shapes: [shapes, 2, n, n]."
+    return torch.stack([_drawing(kind) for kind in ACTORS])
+
+
 def _blur(images: Tensor, sigma: float) -> Tensor:
     "Gaussian blur of [N, H, W]; sigma in cells."
     n = max(1, round(3 * sigma))
@@ -217,23 +247,24 @@ def _grid_axis() -> Tensor:
 
 @functools.lru_cache(maxsize=None)
 def _bank():
-    """Templates [levels, 5, shapes * angles, cells] (brightness a, coverage b, and a², ab, b²), all with their centre of
+    """Templates [blurs, levels, 5, shapes * angles, cells] (brightness a, coverage b, and a², ab, b²), all with their centre of
     mass in the middle and the area of a unit disc; and per shape the centre (x, y) and equal-area radius, in radii [6, 3]."""
     axis, turn = _grid_axis(), torch.arange(_ANGLES) * 2 * math.pi / _ANGLES
     gy, gx = torch.meshgrid(axis, axis, indexing="ij")
     cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
-    levels, measures = [[] for _ in _LEVELS], []
-    for kind in ACTORS:
-        pair = _drawing(kind)
+    sizes, measures = [(blur, level) for blur in _SOFT for level in _LEVELS], []
+    drawn = [[] for _ in sizes]
+    for pair in _drawings():
         centre, radius = _measure(pair[0])
         cx, cy, rho = *((centre + 0.5) * _CELL - _HALF), radius * _CELL
         measures.append(torch.stack([cx, cy, rho]))
         where = torch.stack([(cos * gx + sin * gy) * rho + cx, (cos * gy - sin * gx) * rho + cy], -1) / _HALF
-        for i, level in enumerate(_LEVELS):
-            soft = _blur(pair, float(_SOFT * rho / level / _CELL))[None].expand(_ANGLES, -1, -1, -1)
-            levels[i].append(F.grid_sample(soft, where, align_corners=False))
-    a, b = torch.stack([torch.cat(v) for v in levels]).flatten(3).unbind(2)
-    return torch.stack([a, b, a * a, a * b, b * b], 1).contiguous(), torch.stack(measures)
+        for out, (blur, level) in zip(drawn, sizes):
+            soft = _blur(pair, float(blur * rho / level / _CELL))[None].expand(_ANGLES, -1, -1, -1)
+            out.append(F.grid_sample(soft, where, align_corners=False))
+    a, b = torch.stack([torch.cat(v) for v in drawn]).flatten(3).unbind(2)
+    bank = torch.stack([a, b, a * a, a * b, b * b], 1)
+    return bank.unflatten(0, (len(_SOFT), len(_LEVELS))), torch.stack(measures)
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-023
 def _window(x: Tensor, still: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
@@ -247,8 +278,8 @@ def _window(x: Tensor, still: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     return F.grid_sample(both, torch.stack([px, py], -1), align_corners=False)
 
 
-def _energies(window: Tensor, paint: Tensor, radius: Tensor):
-    """Squared difference left by each drawing: frames N -> [N, shapes, angles], and by no drawing at all [N].
+def _energies(window: Tensor, paint: Tensor, radius: Tensor, blurs=tuple(range(len(_SOFT)))):
+    """Squared difference left by each drawing at its best blur: N frames -> [N, shapes, angles], and by no drawing [N].
     A drawing predicts still + (brightness * paint - coverage * still), so all squares come from five products."""
     bank, _ = _bank()
     still, inside = window[:, 3:6], (window[:, 6:] > 0.98).float()
@@ -257,12 +288,15 @@ def _energies(window: Tensor, paint: Tensor, radius: Tensor):
     nothing = (inside * d * d).sum((1, 2, 3)).clamp(min=1)
     maps = [(inside * v).sum(1).flatten(1) for v in (d * p, d * still, p * p, p * still, still * still)]
     level = (radius[:, None].log() - torch.tensor(_LEVELS).log()).abs().argmin(1)
-    left = torch.empty(len(d), bank.shape[2])
+    left = torch.full((len(d), len(ACTORS) * _ANGLES), math.inf)
     for i in level.unique().tolist():
         at = (level == i).nonzero()[:, 0]
-        m, k = [v[at] for v in maps], bank[i].transpose(1, 2)
-        left[at] = nothing[at, None] - 2 * (m[0] @ k[0] - m[1] @ k[1]) + m[2] @ k[2] - 2 * (m[3] @ k[3]) + m[4] @ k[4]
-    return left.view(-1, len(ACTORS), _ANGLES), nothing
+        m = [v[at] for v in maps]
+        for blur in blurs:
+            k = bank[blur, i].transpose(1, 2)
+            e = nothing[at, None] - 2 * (m[0] @ k[0] - m[1] @ k[1]) + m[2] @ k[2] - 2 * (m[3] @ k[3]) + m[4] @ k[4]
+            left[at] = torch.minimum(left[at], e)
+    return left.unflatten(1, (len(ACTORS), _ANGLES)), nothing
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-024
 @functools.lru_cache(maxsize=None)
@@ -366,12 +400,17 @@ _REASONS = {   # measure -> how much a readable clip may have, and what is said 
 def _backdrop_faults(x: Tensor, look: dict) -> dict:
     "What moves or stands in the background although nothing should, in pixels: measures [B] by name."
     h = x.shape[-2]
-    away = F.max_pool2d(_footprint(look["mask"], 3), 3, 1, 1) < 0.5
+    away = ~_grow(look["near"], 3)
     differs = ((x - look["still"][:, :, None]).abs().amax(1) > 32) & away
-    odd = (look["still"] - look["still"].median(-1, keepdim=True).values).abs().amax(1)
+    odd = (look["still"] - look["still"].median(-1, keepdim=True).values).abs().amax(1) * (look["seen"] > 0)
     return dict(flicker=differs.sum((2, 3)).amax(1), stray=differs.sum((2, 3)).float().mean(1),
                 spare=((look["codes"] > 0) & away).sum((2, 3)).amax(1),
                 sky=(odd[:, :int(0.375 * h)] > 45).sum((1, 2)), ground=(odd[:, int(0.75 * h):] > 30).sum((1, 2)))
+
+
+def _smooth(v: Tensor) -> Tensor:
+    "Means over up to three neighbouring frames of [B, T]."
+    return F.avg_pool1d(v[:, None], 3, 1, 1, count_include_pad=False)[:, 0] if v.shape[1] > 2 else v
 
 
 def _actor_faults(look: dict) -> dict:
@@ -380,14 +419,39 @@ def _actor_faults(look: dict) -> dict:
     own = look["energy"][rows, :, look["shape"]]                    # [B, T, angles]
     held, free = own.gather(2, look["angle"][..., None])[..., 0], own.amin(-1)
     wrong = (own.mean(-1) - free).sum(1).clamp(min=1e-6)
-    faults = dict(missing=(look["mask"].sum((2, 3)).amin(1) < 6), recolour=(look["paints"] - look["paint"][:, None]).abs().amax((1, 2)),
+    faults = dict(missing=look["area"].amin(1) < 6, recolour=look["recolour"],
                   fit=look["each"].amin(1), frame=(held / look["nothing"]).amax(1),
-                  melt=(free / look["nothing"] - share.amin((-1, -2))).amax(1), slack=(held - free).sum(1) / wrong,
+                  melt=_smooth(free / look["nothing"] - share.amin((-1, -2))).amax(1), slack=(held - free).sum(1) / wrong,
                   setting=look["settings"].amin(1))
     if "action" in look:
         faults |= dict(slip=look["slip"].pow(2).mean(1).sqrt(), jump=look["slip"].amax(1),
                        breath=look["breath"].pow(2).mean(1).sqrt(), gasp=look["breath"].abs().amax(1))
     return faults
+
+# %% ../../nbs/05_world.oracle.ipynb #cell-032
+def _settle(cover: Tensor, centre: Tensor, radius: Tensor):
+    "Centre and radius of what covers the surroundings of a first guess, both to a fraction of a pixel."
+    for _ in range(3):
+        centre, radius = _measure(cover * _around(centre, 2.2 * radius + 1.5, *cover.shape[-2:]))
+    return centre, radius
+
+
+def _place(centre: Tensor, radius: Tensor, shape: Tensor, angle: Tensor):
+    "From the centre of mass and the area to the point [B, T, 2] that the shape turns about and its radius, in pixels."
+    cx, cy, rho = _bank()[1][shape].unsqueeze(1).unbind(-1)          # [B, 1] each
+    turn, radius = angle * (2 * math.pi / _ANGLES), radius / rho
+    shift = torch.stack([turn.cos() * cx - turn.sin() * cy, turn.sin() * cx + turn.cos() * cy], -1)
+    return centre - shift * radius[..., None], radius
+
+
+def _drawn(shape, angle, centre, radius, h, w) -> Tensor:
+    "The pixels that the drawings touch: [B, T, H, W]."
+    gy, gx = _axes(h, w)
+    turn, r = (angle * (2 * math.pi / _ANGLES))[..., None, None], radius[..., None, None] * _HALF
+    dx, dy = (gx - centre[..., 0, None, None]) / r, (gy - centre[..., 1, None, None]) / r
+    where = torch.stack([turn.cos() * dx + turn.sin() * dy, turn.cos() * dy - turn.sin() * dx], -1)
+    images = _drawings()[shape, 1][:, None, None].expand(-1, angle.shape[1], -1, -1, -1)
+    return F.grid_sample(images.flatten(0, 1), where.flatten(0, 1), align_corners=False).view(*angle.shape, h, w) > 0.02
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-033
 def _look(x: Tensor, fps: float) -> dict:
@@ -395,32 +459,26 @@ def _look(x: Tensor, fps: float) -> dict:
     b, _, t, h, w = x.shape
     codes = _colour_codes(x)
     colour, mask, centre, radius = _find(codes)
-    near = _around(centre, torch.where(radius < 6, 2 * radius + 2.5, 0), h, w)      # thin arms of small stars
-    still, seen = _backdrop(x, torch.maximum(_footprint(mask, 3), near))
-    paint, paints = _paint(x, mask)
-    cover = _cover(x, still, paint)
-    centre, radius = _measure(cover * _footprint(mask, 2))
-    for _ in range(2):
-        centre, radius = _measure(cover * _around(centre, 2.2 * radius + 1.5, h, w))
-    energy, nothing = _energies(_window(x, still, centre, radius), paint.repeat_interleave(t, 0), radius.reshape(-1))
-    energy, nothing = energy.view(b, t, len(ACTORS), _ANGLES), nothing.view(b, t)
-    each, shape, spins, angle = _pose(energy, fps)
-    look = dict(codes=codes, colour=colour, mask=mask, still=still, settings=_setting(still, seen), paint=paint, paints=paints,
+    near = _footprint(mask, 3) | _around(centre, torch.where(radius < 6, 2 * radius + 2.5, 0), h, w)
+    paint, stray = _paint(x, mask)
+    for last in (False, True):                                      # the second time with a background seen around the drawing
+        still, seen = _backdrop(x, near)
+        centre, radius = _settle(_cover(x, still, paint), centre, radius)
+        window = _window(x, still, centre, radius)
+        energy, nothing = _energies(window, paint.repeat_interleave(t, 0), radius.reshape(-1), range(len(_SOFT)) if last else (1,))
+        energy, nothing = energy.view(b, t, len(ACTORS), _ANGLES), nothing.view(b, t)
+        each, shape, spins, angle = _pose(energy, fps)
+        place = _place(centre, radius, shape, angle)
+        body = (mask > 0) | _drawn(shape, angle, *place, h, w)
+        near = _grow(body, 1) | _grow(body, 2) & ~_footprint(body, 0)                            # its blur reaches further outside
+    look = dict(codes=codes, colour=colour, near=near, seen=seen, area=math.pi * radius**2, still=still, settings=_setting(still, seen), paint=paint, recolour=stray,
                 energy=energy, nothing=nothing, each=each / nothing.sum(1, keepdim=True), shape=shape, angle=angle)
-    return look | _track(centre, radius, shape, angle, spins, h, fps)
+    track, radius = (place[0] + 0.5) / h, place[1] / h
+    if t == 1:
+        return look | dict(track=track, radius=radius, start=radius[:, 0])
+    return look | dict(track=track, radius=radius) | _happens(track, radius, spins, fps)
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-034
-def _track(centre, radius, shape, angle, spins, height, fps) -> dict:
-    "From the centre of mass to the point that the shape turns about, and what it does: all in frame heights."
-    cx, cy, rho = _bank()[1][shape].unsqueeze(1).unbind(-1)          # [B, 1] each
-    turn, radius = angle * (2 * math.pi / _ANGLES), radius / rho
-    shift = torch.stack([turn.cos() * cx - turn.sin() * cy, turn.sin() * cx + turn.cos() * cy], -1)
-    track = (centre + 0.5 - shift * radius[..., None]) / height
-    if centre.shape[1] == 1:
-        return dict(track=track, radius=radius / height, start=radius[:, 0] / height)
-    return dict(track=track, radius=radius / height) | _happens(track, radius / height, spins, fps)
-
-# %% ../../nbs/05_world.oracle.ipynb #cell-035
 _MIDDLE = 0.145                              # radius between small and big, in frame heights
 
 
@@ -439,7 +497,7 @@ def _confidences(look: dict) -> dict:
     sure = dict(size=size, colour=_margin(away, 4), actor=_margin(look["each"], 0.01), setting=_margin(look["settings"], 2))
     return sure | (dict(action=_margin(look["score"], 0.05)) if "score" in look else {})
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-036
+# %% ../../nbs/05_world.oracle.ipynb #cell-035
 def _judge(x: Tensor, fps: float) -> list:
     look = _look(x, fps)
     faults = _backdrop_faults(x, look) | _actor_faults(look)
@@ -453,7 +511,7 @@ def _judge(x: Tensor, fps: float) -> list:
     return out
 
 
-def read(video: Tensor, *, fps: float = 8, batch_size: int = 16) -> list:
+def read(video: Tensor, *, fps: float = 8, batch_size: int = 8) -> list:
     """What each clip shows: `video` [B, 3, T, H, W] floats in [-1, 1] -> list of B readings. T = 1 is an image: its action is
     `None`. Deterministic, told nothing but pixels and frame rate; a clip that is no coherent scene is `unreadable`."""
     if not torch.is_tensor(video) or video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape[2:]:

@@ -104,6 +104,11 @@ def _motion(action: str, p: dict, t: Tensor):
     return p["x"] + x, p["y"] + y, p["radius"] * scale, angle
 
 # %% ../../nbs/03_world.render.ipynb #cell-029
+def _listed(scenes):
+    "One scene is a list of one."
+    return [scenes] if isinstance(scenes, Scene) else list(scenes)
+
+
 def _stack(draws, key, shape, device):
     return torch.tensor([d[key] for d in draws], dtype=torch.float32, device=device).view(-1, *shape)
 
@@ -111,7 +116,7 @@ def _stack(draws, key, shape, device):
 def tracks(scenes, num_frames=17, *, fps=8, start=0, device=None) -> Tensor:
     "Where the actors are: [B, 4, T] with centre x, y and radius in frame heights, and the angle in radians."
     t = (start + torch.arange(num_frames, dtype=torch.float32)) / fps
-    rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in scenes]
+    rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in _listed(scenes)]
     return torch.stack(rows).to(device)
 
 # %% ../../nbs/03_world.render.ipynb #cell-037
@@ -177,6 +182,11 @@ def _check(num_frames, height, width, fps):
         raise ValueError(f"fps: got {fps!r}, allowed: more than 0")
 
 # %% ../../nbs/03_world.render.ipynb #cell-045
+def _listed(scenes):
+    "One scene is a list of one."
+    return [scenes] if isinstance(scenes, Scene) else list(scenes)
+
+
 def _stack(draws, key, shape, device):
     return torch.tensor([d[key] for d in draws], dtype=torch.float32, device=device).view(-1, *shape)
 
@@ -184,10 +194,17 @@ def _stack(draws, key, shape, device):
 def tracks(scenes, num_frames=17, *, fps=8, start=0, device=None) -> Tensor:
     "Where the actors are: [B, 4, T] with centre x, y and radius in frame heights, and the angle in radians."
     t = (start + torch.arange(num_frames, dtype=torch.float32)) / fps
-    rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in scenes]
+    rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in _listed(scenes)]
     return torch.stack(rows).to(device)
 
 # %% ../../nbs/03_world.render.ipynb #cell-046
+def _grid(height, width, device):
+    "Pixel centres in frame heights: y [H, 1], x [1, W] (a wide frame shows more to both sides)."
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5 - width / 2) / height + 0.5
+    return y[:, None], x[None]
+
+# %% ../../nbs/03_world.render.ipynb #cell-047
 def _background(scenes, num_frames, height, width, *, fps, start, device):
     "The settings alone: [B, 3, T, H, W] in 0..255."
     out = torch.empty(len(scenes), 3, num_frames, height, width, device=device)
@@ -202,13 +219,6 @@ def _background(scenes, num_frames, height, width, *, fps, start, device):
         still = _landscape(setting, x, y, p)
         out[i] = still.unsqueeze(2) + _ripple(x, y, t, p)
     return out
-
-# %% ../../nbs/03_world.render.ipynb #cell-052
-def _grid(height, width, device):
-    "Pixel centres in frame heights: y [H, 1], x [1, W] (a wide frame shows more to both sides)."
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5 - width / 2) / height + 0.5
-    return y[:, None], x[None]
 
 # %% ../../nbs/03_world.render.ipynb #cell-053
 def _actor(scenes, track, height, width):
@@ -231,7 +241,7 @@ def _actor(scenes, track, height, width):
 # %% ../../nbs/03_world.render.ipynb #cell-056
 def render(scenes, num_frames=17, height=64, width=64, *, fps=8, start=0, device=None) -> Tensor:
     "Clips of `scenes` from frame `start` on: [B, 3, T, H, W] in [-1, 1]. The same scene gives the same clip in any batch."
-    scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
+    scenes = _listed(scenes)
     _check(num_frames, height, width, fps)
     cover, mark, tilt = _actor(scenes, tracks(scenes, num_frames, fps=fps, start=start, device=device), height, width)
     video = _background(scenes, num_frames, height, width, fps=fps, start=start, device=device)
@@ -246,5 +256,6 @@ def render(scenes, num_frames=17, height=64, width=64, *, fps=8, start=0, device
 
 def render_masks(scenes, num_frames=17, height=64, width=64, *, fps=8, start=0, device=None) -> Tensor:
     "How much of each pixel the actor covers: [B, T, H, W] in [0, 1]."
+    scenes = _listed(scenes)
     _check(num_frames, height, width, fps)
     return _actor(scenes, tracks(scenes, num_frames, fps=fps, start=start, device=device), height, width)[0]

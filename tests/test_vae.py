@@ -1,0 +1,147 @@
+"The VAE: groups, locality in time, alignment on still clips, constants, and the closed-form rival."
+import dataclasses
+import json
+import pytest
+import torch
+from sora_edu.model.vae import PCA, VAE, VAEConfig, from_groups, measure_constants, psnr, to_groups, vae_loss
+from sora_edu.training.autoencoder import AutoencoderConfig, MuonAdamW, train_autoencoder
+from sora_edu.world.render import render
+from sora_edu.world.scene import World
+
+SMALL = VAEConfig(width=16, deep_width=16, depth=1)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    net = VAE(SMALL).eval().requires_grad_(False)
+    for p in net.parameters():                       # a network at its initial zeros would hide leaks
+        p.add_(0.05 * torch.randn_like(p))
+    return net
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return render(World().sample(0, 3))
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 13, 17])
+def test_groups_round_trip(clips, frames):
+    video = clips[:, :, :frames]
+    assert torch.equal(from_groups(to_groups(video)), video)
+
+
+@pytest.mark.parametrize("boundary", [4, 8, 12])
+def test_latents_of_a_cut_are_those_of_the_whole(vae, clips, boundary):
+    whole, cut = vae.encode(clips), vae.encode(clips[:, :, boundary:])
+    assert (whole[:, :, boundary // 4 + 1:] - cut[:, :, 1:]).abs().max() <= 1e-5
+
+
+def test_a_prefix_has_the_prefix_of_the_latents(vae, clips):
+    assert (vae.encode(clips[:, :, :9]) - vae.encode(clips)[:, :, :3]).abs().max() <= 1e-5
+
+
+def test_the_decoder_looks_back_only(vae, clips):
+    z = vae.encode(clips)
+    poked = z.clone()
+    poked[:, :, 3] += 1
+    change = (vae.decode(poked) - vae.decode(z)).abs().amax((0, 1, 3, 4))
+    assert change[:9].max() == 0 and change[9:13].min() > 0 and change[13:17].min() > 0
+
+
+def test_a_still_clip_has_equal_latents(vae, clips):
+    z = vae.encode(clips[:, :, :1].expand(-1, -1, 9, -1, -1))
+    assert (z[:, :, 1:] - z[:, :, :1]).abs().max() <= 1e-5
+
+
+def test_any_size_of_multiples_of_16(vae):
+    assert vae.encode(torch.zeros(1, 3, 5, 48, 80)).shape == (1, 16, 2, 6, 10)
+    assert vae.decode(torch.zeros(1, 16, 2, 6, 10)).shape == (1, 3, 5, 48, 80)
+
+
+def test_constants_normalise(vae, clips):
+    tuned = VAE(measure_constants(vae, clips))
+    tuned.load_state_dict(vae.state_dict())
+    with torch.no_grad():
+        z = tuned.encode(clips)
+        assert z.mean((0, 2, 3, 4)).abs().max() < 1e-3 and abs(z.square().mean().sqrt() - 1) < 1e-3
+        assert (tuned.decode(z) - vae.decode(vae.encode(clips))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 64, 64), (1, 1, 5, 64, 64), (3, 5, 64, 64)])
+def test_bad_videos_are_named(vae, shape):
+    with pytest.raises(ValueError, match="^video: got shape"):
+        vae.encode(torch.zeros(shape))
+
+
+def test_bad_pixels_are_named(vae):
+    with pytest.raises(ValueError, match="^video: got 24x64 pixels"):
+        vae.encode(torch.zeros(1, 3, 1, 24, 64))
+
+
+@pytest.mark.parametrize("kwargs, name", [(dict(width=0), "width"), (dict(shift=(0.0,)), "shift")])
+def test_bad_configs_are_named(kwargs, name):
+    with pytest.raises(ValueError, match=f"^{name}: got "):
+        VAEConfig(**kwargs)
+
+
+def test_pca_is_the_best_linear_code_and_orthonormal(clips):
+    pca = PCA(16).fit(clips)
+    for _, basis in pca.bases:
+        assert (basis.T @ basis - torch.eye(16)).abs().max() < 1e-4
+    assert psnr(pca.decode(pca.encode(clips)), clips) > 24
+    scores = [psnr(PCA(c).fit(clips).decode(PCA(c).fit(clips).encode(clips)), clips) for c in (4, 16)]
+    assert scores[1] > scores[0] + 1
+
+
+def test_psnr_of_a_known_error():
+    a = torch.zeros(1, 3, 1, 4, 4)
+    assert abs(psnr(a + 0.2, a) - 20) < 1e-4           # peak to peak 2, error 0.2: a tenth, 20 dB
+
+
+def test_the_loss_charges_for_information(clips):
+    torch.manual_seed(0)
+    net = VAE(SMALL)
+    cheap, dear = (vae_loss(net, clips, w)[0] for w in (0.0, 1.0))
+    assert dear > cheap
+
+
+def test_muon_updates_the_kernels_in_place():
+    net = VAE(SMALL)
+    before = [m.clone() for m in net.parameters()]
+    net.encoder(torch.randn(1, 12, 16, 16))[0].sum().backward()
+    for p in net.parameters():
+        p.grad = p.grad if p.grad is not None else torch.zeros_like(p)
+    MuonAdamW(net, 1e-3).step(1e-3)
+    assert not torch.equal(before[0], next(net.parameters()))
+
+
+CFG = AutoencoderConfig(steps=12, batch_size=2, size=32, num_frames=5, warmup=2, network=SMALL)
+
+
+class Killed(Exception):
+    pass
+
+
+class Mortal(World):
+    "A world that ends in the middle of training."
+    def sample(self, seed, n, split="train", start=0):
+        if split == "train" and n == CFG.batch_size and start >= 9 * n:
+            raise Killed
+        return super().sample(seed, n, split, start)
+
+
+def test_training_learns_and_resumes_bit_equal(tmp_path):
+    whole = train_autoencoder(CFG, tmp_path / "a", progress=False, save_every=4)
+    with pytest.raises(Killed):
+        train_autoencoder(CFG, tmp_path / "b", world=Mortal(), progress=False, save_every=4)
+    resumed = train_autoencoder(CFG, tmp_path / "b", resume=True, progress=False, save_every=4)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters()))
+    rows = [json.loads(line) for line in (tmp_path / "a/vae_log.jsonl").read_text().splitlines()]
+    assert rows[-1]["heldout_psnr"] > rows[0]["heldout_psnr"]
+
+
+@pytest.mark.parametrize("kwargs, name", [(dict(steps=0), "steps"), (dict(num_frames=8), "num_frames"), (dict(learning_rate=-1), "learning_rate")])
+def test_bad_training_configs_are_named(kwargs, name):
+    with pytest.raises(ValueError, match=f"^{name}: got "):
+        dataclasses.replace(CFG, **kwargs)
