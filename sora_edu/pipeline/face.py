@@ -156,7 +156,7 @@ class SoraPipeline(DiffusionPipeline):
         "A weights name or folder, or a folder that `save_pretrained` wrote. Never downloads. Options: scheduler, dtype."
         folder = resolve_weights(pretrained_model_name_or_path)
         if (folder / "model_index.json").exists():
-            return super().from_pretrained(str(folder), local_files_only=True, **kwargs)
+            return super().from_pretrained(str(folder), local_files_only=True, use_safetensors=True, **kwargs)
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None))
         if kwargs.keys() - {"scheduler", "dtype"}:
             raise ValueError(f"{min(kwargs.keys() - {'scheduler', 'dtype'})}: got a value, allowed: scheduler, dtype")

@@ -9,8 +9,8 @@ __all__ = ['FORMAT', 'SAMPLER', 'MAX_STEPS', 'MAX_GUIDANCE', 'MAX_SEED', 'MAX_CH
            'slug', 'Written', 'read_record', 'Replay', 'replay', 'generate_to_folder']
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-002
-import hashlib, json, math, numbers, os, platform, re, shutil, tempfile, time
-from collections.abc import Callable, Iterator
+import hashlib, json, math, numbers, os, platform, re, shutil, signal, tempfile, threading, time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -121,7 +121,7 @@ def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
     if not isinstance(weights, (str, os.PathLike)) or not str(weights).strip():
         _refuse("weights", weights, f"a name ({_packaged_names()}) or a folder")
     for folder in (_WEIGHTS / str(weights), Path(weights)):
-        if folder.is_dir() and folder != _WEIGHTS:
+        if os.path.isdir(folder):                            # False, not an error, for a name that no file can have
             return folder
     _refuse("weights", str(weights), f"a name ({_packaged_names()}) or a folder that exists")
 
@@ -173,21 +173,22 @@ def _config_from(values):
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-013
 def _read_manifest(folder):
-    "`model.json`, checked: it parses, its format is ours, and its hash is that of its content."
+    "`model.json`, checked: it parses, its format is ours, its hash is that of its content, its configs make sense."
     path = folder / "model.json"
     try:
         manifest = json.loads(_read_file(folder, "model.json"))
         if manifest["format"] != FORMAT:
-            raise ValueError(f"weights: {path} has format {_short(manifest['format'])}, allowed: {FORMAT}")
-        for name, entry in manifest["files"].items():
-            if Path(name).name != name or set(entry) != {"bytes", "sha256"}:
-                raise KeyError(name)
-        stated, config = manifest["weights_hash"], _config_from(manifest["config"])
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"its format is {_short(manifest['format'])}, allowed: {FORMAT}")
+        if manifest["weights_hash"] != _hash_of(manifest):
+            raise ValueError(f"it was altered: its content's hash begins {_hash_of(manifest)[:12]}, "
+                             f"it says {_short(manifest['weights_hash'])[1:13]}")
+        return manifest, _config_from(manifest["config"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"weights: {path} is no JSON ({_short(str(error))})") from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"weights: {path} is damaged or of another kind ({type(error).__name__}: {_short(str(error))})") from None
-    if stated != _hash_of(manifest):
-        raise ValueError(f"weights: {path} was altered: its content's hash begins {_hash_of(manifest)[:12]}, it says {_short(stated)[1:13]}")
-    return manifest, config
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("weights: ") else f"weights: {path}: {error}") from None
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-014
 def _read_tensors(folder, files, stem):
@@ -472,7 +473,7 @@ def _prepare(prompt, weights, hooks, options):
     return request, models, hooks
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-035
-def steps(prompt: str | list, *, weights="mini", hooks: Hooks | None = None, **options) -> Iterator:
+def steps(prompt: str | list, *, weights="mini", hooks: Hooks | None = None, **options) -> Generator:
     """Sample, and hand out every `Step` (index, sigma, latents, x0): drive it, look at it, stop when you like.
 
     `options` are the fields of `Request`. Arguments are checked at once, before the first step is asked for.
@@ -558,21 +559,45 @@ def slug(prompt: str) -> str:
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-044
 @contextmanager
-def _staging(out):
-    "A hidden folder inside `out`, made now (so that a bad `out` is found before the work) and gone afterwards."
-    made = [p for p in (out, *out.parents) if not p.exists()]
+def _blaming_out(out):
+    "A full disk, a folder of someone else's, a file in the way: one line that names `out`."
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as folder:
-            yield Path(folder)
+        yield
     except OSError as error:
-        _refuse("out", str(out), f"a folder that can be written ({error.strerror or error})")
+        raise ValueError(f"out: got {_short(str(out))}, allowed: a folder that can be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def _uninterrupted():
+    "Ctrl-C waits: for the few milliseconds of renaming and tidying up."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
     finally:
-        for folder in made:                                  # what we made and left empty goes away again
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-045
+@contextmanager
+def _staging(out):
+    "A hidden folder inside `out`, made now (so that a bad `out` is found before the work) and gone afterwards."
+    made, folder = [], None
+    try:
+        with _blaming_out(out):
+            made = [p for p in (out, *out.parents) if not p.exists()]
+            out.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=out, prefix=".making-"))
+        yield folder
+    finally:
+        with _uninterrupted():
+            shutil.rmtree(folder or "", ignore_errors=True)
+            for new in made:                                 # what we made and left empty goes away again
+                if new.is_dir() and not any(new.iterdir()):
+                    new.rmdir()
+
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-046
 _KINDS = (".mp4", ".png", ".json")
 
 
@@ -586,7 +611,7 @@ def _publish(staged, out, stem):
             for kind, path in zip(_KINDS, paths):
                 _place(staged / f"clip{kind}", path)
             return paths
-        except BaseException as error:                       # Ctrl-C too
+        except OSError as error:
             for kind, path in zip(_KINDS, paths):
                 _unplace(staged / f"clip{kind}", path)
             if not isinstance(error, FileExistsError):       # another process was quicker: take the next stem
@@ -608,7 +633,7 @@ def _unplace(source, path):
     if path.exists() and (not source.exists() or os.path.samefile(source, path)):
         path.unlink()
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-046
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-047
 @dataclass(frozen=True, eq=False)
 class Written:
     "The three files of one clip, how it was made, and what differs if it was replayed."
@@ -619,7 +644,7 @@ class Written:
     seconds: float                      # from the prompt to the frames
     differences: tuple = ()
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-047
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-048
 def _write_clip(folder, generation):
     "clip.mp4, clip.png and clip.json in `folder`."
     frames, record = generation.frames[0], generation.record
@@ -629,7 +654,7 @@ def _write_clip(folder, generation):
     write_png(folder / "clip.png", filmstrip(frames))
     (folder / "clip.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-048
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-049
 _RECORD_KEYS = {"format": int, "prompt": str, "seed": str, "num_inference_steps": int, "guidance_scale": float,
                 "num_frames": int, "height": int, "width": int, "allow_unknown": bool, "batch": int, "weights": dict,
                 "versions": dict, "dtype": str, "device": str, "threads": int, "cpu_capability": str, "sha256": str}
@@ -654,7 +679,7 @@ def read_record(record: dict | str | os.PathLike) -> dict:
     _whole("record: its threads", record["threads"], 1, MAX_THREADS)
     return record
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-049
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-050
 def _models_of(record, weights):
     "The weights that made a record, in its dtype; any others are refused."
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(record["dtype"])
@@ -667,7 +692,7 @@ def _models_of(record, weights):
                          f"got {models.config.name!r} with hash {models.weights_hash[:12]}, allowed: the same")
     return models
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-050
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-051
 def _request_of(record):
     fields = {k: record[k] for k in ("num_inference_steps", "guidance_scale", "num_frames", "height", "width", "allow_unknown")}
     return {"prompt": record["prompt"], "seed": int(record["seed"]), **fields}
@@ -679,7 +704,7 @@ def _differences(old, new):
     then, now = flat(old), flat(new)
     return tuple(f"{k}: {then.get(k)} in the record, {now[k]} here" for k in now if then.get(k) != now[k])
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-051
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-052
 @dataclass(frozen=True, eq=False)
 class Replay:
     "A clip made again: `equal` if every byte of every frame is the record's; `differences` says what may be why not."
@@ -702,7 +727,7 @@ def replay(record, *, weights=None, hooks: Hooks | None = None, progress: Callab
         torch.set_num_threads(threads)
     return Replay(made, made.record["sha256"] == record["sha256"], _differences(record, made.record))
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-052
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-053
 def _plan(prompt, record, weights, options):
     "Models, checked request and checked record of what `generate_to_folder` was asked for."
     if (prompt is None) == (record is None):
@@ -723,11 +748,11 @@ def _plan(prompt, record, weights, options):
 def _out_folder(out, stem):
     if out is None:
         return Path("out") / stem
-    if not isinstance(out, (str, os.PathLike)) or not str(out).strip():
+    if not isinstance(out, (str, os.PathLike)) or not str(out).strip() or "\0" in str(out):
         _refuse("out", out, "a folder")
     return Path(out)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-053
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-054
 def generate_to_folder(prompt: str | None = None, *, record=None, out=None, weights=None,
                        progress: Callable | None = None, **options) -> Written:
     """One clip as exactly three files in `out` (default: out/<stem>): .mp4, .png (filmstrip) and .json (record).
@@ -743,6 +768,8 @@ def generate_to_folder(prompt: str | None = None, *, record=None, out=None, weig
             generate(prompt, weights=models, progress=progress, **options)
         seconds = time.perf_counter() - start
         generation, differences = (made.generation, made.differences) if record else (made, ())
-        _write_clip(staged, generation)
-        paths = _publish(staged, out, stem)
+        with _blaming_out(out):
+            _write_clip(staged, generation)
+            with _uninterrupted():
+                paths = _publish(staged, out, stem)
     return Written(*paths, generation, seconds, differences)

@@ -306,18 +306,18 @@ def _turns(t: int, fps: float) -> Tensor:
     return torch.stack([(rate * time / 2 * _ANGLES + phase).round().long() % _ANGLES for rate in rates for phase in range(_ANGLES)])
 
 
-def _pose(energy: Tensor, fps: float):
-    "energy [B, T, shapes, angles] -> per shape the energy [B, shapes], shape, whether it spins [B], angle index [B, T]."
-    b, t = energy.shape[:2]
-    upright, ways = energy[..., 0].sum(1), _turns(t, fps)
-    spun, way = torch.stack([energy[:, f][:, :, ways[:, f]] for f in range(t)]).sum(0).min(-1)
+def _pose(cost: Tensor, fps: float):
+    "cost [B, T, shapes, angles] -> per shape the mean cost [B, shapes], shape, whether it spins [B], angle index [B, T]."
+    b, t = cost.shape[:2]
+    upright, ways = cost[..., 0].sum(1), _turns(t, fps)
+    spun, way = torch.stack([cost[:, f][:, :, ways[:, f]] for f in range(t)]).sum(0).min(-1)
     if t < 3:
         spun = torch.full_like(spun, math.inf)
     each = torch.minimum(upright, spun)
     shape = each.argmin(1)
     pick = lambda v: v.gather(1, shape[:, None])[:, 0]
     spins = pick(spun) < pick(upright)
-    return each, shape, spins, torch.where(spins[:, None], ways[pick(way)], 0)
+    return each / t, shape, spins, torch.where(spins[:, None], ways[pick(way)], 0)
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-026
 _RANGE = {"moves right": (0.09, 0.38), "moves left": (-0.38, -0.09), "rises": (-0.38, -0.09), "falls": (0.09, 0.38),
@@ -415,13 +415,11 @@ def _smooth(v: Tensor) -> Tensor:
 
 def _actor_faults(look: dict) -> dict:
     "What is wrong with the actor from frame to frame: measures [B] by name."
-    rows, share = torch.arange(len(look["shape"])), look["energy"] / look["nothing"][..., None, None]
-    own = look["energy"][rows, :, look["shape"]]                    # [B, T, angles]
+    own = look["share"][torch.arange(len(look["shape"])), :, look["shape"]]                 # [B, T, angles]
     held, free = own.gather(2, look["angle"][..., None])[..., 0], own.amin(-1)
     wrong = (own.mean(-1) - free).sum(1).clamp(min=1e-6)
-    faults = dict(missing=look["area"].amin(1) < 6, recolour=look["recolour"],
-                  fit=look["each"].amin(1), frame=(held / look["nothing"]).amax(1),
-                  melt=_smooth(free / look["nothing"] - share.amin((-1, -2))).amax(1), slack=(held - free).sum(1) / wrong,
+    faults = dict(missing=look["area"].amin(1) < 6, recolour=look["recolour"], fit=held.mean(1), frame=held.amax(1),
+                  melt=_smooth(free - look["share"].amin((-1, -2))).amax(1), slack=(held - free).sum(1) / wrong,
                   setting=look["settings"].amin(1))
     if "action" in look:
         faults |= dict(slip=look["slip"].pow(2).mean(1).sqrt(), jump=look["slip"].amax(1),
@@ -467,12 +465,13 @@ def _look(x: Tensor, fps: float) -> dict:
         window = _window(x, still, centre, radius)
         energy, nothing = _energies(window, paint.repeat_interleave(t, 0), radius.reshape(-1), range(len(_SOFT)) if last else (1,))
         energy, nothing = energy.view(b, t, len(ACTORS), _ANGLES), nothing.view(b, t)
-        each, shape, spins, angle = _pose(energy, fps)
+        share = energy / nothing[..., None, None]
+        each, shape, spins, angle = _pose((share + 0.01).log(), fps)    # a clear frame says more than a blurred one
         place = _place(centre, radius, shape, angle)
         body = (mask > 0) | _drawn(shape, angle, *place, h, w)
         near = _grow(body, 1) | _grow(body, 2) & ~_footprint(body, 0)                            # its blur reaches further outside
     look = dict(codes=codes, colour=colour, near=near, seen=seen, area=math.pi * radius**2, still=still, settings=_setting(still, seen), paint=paint, recolour=stray,
-                energy=energy, nothing=nothing, each=each / nothing.sum(1, keepdim=True), shape=shape, angle=angle)
+                share=share, each=each.exp(), shape=shape, angle=angle)
     track, radius = (place[0] + 0.5) / h, place[1] / h
     if t == 1:
         return look | dict(track=track, radius=radius, start=radius[:, 0])
