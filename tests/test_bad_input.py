@@ -95,7 +95,7 @@ def test_prompt(models, value):
 
 
 def test_a_long_prompt(models):
-    refused(lambda: G.generate("red " * 30, weights=models), "prompt: got 30 tokens", "at most 15")
+    refused(lambda: G.generate("red " * 30, weights=models), "prompt: got ", "tokens", "at most 15")
     refused(lambda: G.generate("red " * 1000, weights=models), "prompt: got 'red red", "up to 2000 characters; it has 4000")
 
 
@@ -193,13 +193,13 @@ def rewritten(folder, change):
     (lambda m: m["config"].pop("vae"), "vae"),
     (lambda m: m["files"].pop("words.json"), "words.json"),
     (lambda m: m["files"].pop("dit.safetensors"), "dit.safetensors"),
-    (lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}}), "../x"),
 ])
 def test_weights_of_another_config(copy, change, part):
     refused(lambda: G.load_models(rewritten(copy, change)), "weights: ", part)
 
 
-@pytest.mark.parametrize("name, data", [("dit.safetensors", b"no tensors at all"), ("tokenizer.json", b"{}"), ("words.json", b'{"a"')])
+@pytest.mark.parametrize("name, data", [("dit.safetensors", b"no tensors at all"), ("tokenizer.json", b"{}"), ("words.json", b'{"a"'),
+                                        ("words.json", b"[]"), ("words.json", b'{"a": 1}'), ("words.json", b"\xff")])
 def test_files_of_another_kind(copy, name, data):
     (copy / name).write_bytes(data)
     entry = {"bytes": len(data), "sha256": G.hashlib.sha256(data).hexdigest()}

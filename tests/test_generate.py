@@ -114,8 +114,9 @@ def test_guidance_zero_ignores_the_prompt_and_one_is_plain(models):
     assert not np.array_equal(one, three)
 
 
-def test_the_whole_is_what_its_parts_give(models):
+def test_the_whole_is_what_its_parts_give(folder):
     "The pipeline's frames, from the samplers' formulas written out."
+    models = G.load_models(folder, dtype=torch.float32)
     request = G.check(G.Request(PROMPT, seed=7, num_inference_steps=3, guidance_scale=2.5), models)
     text = [models.text_encoder(G.tokenize([t], models.tokenizer, 16)) for t in (PROMPT, "")]
     sigmas = torch.linspace(1, 0, 4)

@@ -48,11 +48,11 @@ def test_replay_is_bit_equal(models, seed):
 
 def test_replay_uses_the_records_threads_and_dtype(models, tmp_path):
     folder, threads = tiny_folder(tmp_path / "w"), torch.get_num_threads()
-    record = G.generate(PROMPT, weights=G.load_models(folder, dtype=torch.float32)).record
-    seen = []
-    again = G.replay({**record, "threads": threads + 1}, weights=folder, progress=lambda *a: seen.append(torch.get_num_threads()))
-    assert set(seen) == {threads + 1} and torch.get_num_threads() == threads
-    assert again.generation.record["dtype"] == "float32" and again.generation.record["threads"] == threads + 1
+    record = G.generate(PROMPT, weights=G.load_models(folder, dtype=torch.float32), num_frames=1).record
+    other, seen = 1 if threads > 1 else 2, []
+    again = G.replay({**record, "threads": other}, weights=folder, progress=lambda *a: seen.append(torch.get_num_threads()))
+    assert set(seen) == {other} and torch.get_num_threads() == threads
+    assert again.generation.record["dtype"] == "float32" and again.generation.record["threads"] == other
 
 
 @pytest.mark.parametrize("change, line", [
@@ -73,7 +73,7 @@ def test_a_clip_of_a_batch_comes_back_within_one_grey_level(models):
     made = G.generate([OTHER, PROMPT, OTHER], weights=models, seed=[4, 5, 6])
     again = G.replay(made.records[1], weights=models)
     assert np.abs(again.generation.frames[0].astype(int) - made.frames[1]).max() <= 1
-    assert again.differences == (f"batch: 3 in the record, 1 here",)
+    assert again.differences == ("batch: 3 in the record, 1 here",)
 
 
 # The files
@@ -97,10 +97,13 @@ def test_the_default_folder(models, tmp_path, monkeypatch):
 
 
 def test_what_the_files_hold(models, tmp_path):
-    made = G.generate_to_folder(PROMPT, out=tmp_path / "a" / "b", weights=models)
+    class Ramp(G.Hooks):                                     # noise would not survive the video's coarser colours
+        def after(self, video, record):
+            return np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None], video.shape).copy()
+    made = G.generate_to_folder(PROMPT, out=tmp_path / "a" / "b", weights=models, hooks=Ramp())
     frames, fps = read_video(made.video)
     assert frames.shape == (17, 64, 64, 3) and fps == 8
-    assert np.abs(frames.astype(int) - made.generation.frames[0]).mean() < 12
+    assert np.abs(frames.astype(int) - made.generation.frames[0]).mean() < 3
     assert made.filmstrip.read_bytes().startswith(b"\x89PNG")
     record = json.loads(made.record.read_text(encoding="utf-8"))
     assert record == made.generation.record and record["sha256"] == G.video_hash(made.generation.frames[0])

@@ -34,9 +34,9 @@ MAX_STEPS, MAX_GUIDANCE, MAX_SEED, MAX_CHARACTERS, MAX_THREADS = 1000, 30.0, 2**
 _WEIGHTS = Path(sora_edu.__file__).parent / "weights"
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-004
-def _short(value):
+def _short(value, most=60):
     text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _refuse(name, got, allowed):
@@ -61,10 +61,11 @@ def _real(name, value, low, high):
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-006
 def _one_of(name, value, allowed):
     "`value` as an int, one of `allowed`; otherwise the error names the nearest."
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if number and isinstance(value, numbers.Integral) and value in allowed:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and value in allowed:
         return int(value)
-    near = min(allowed, key=lambda a: (abs(a - value), -a)) if number and math.isfinite(value) else max(allowed)
+    number = whole or (isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
+    near = min(allowed, key=lambda a: (abs(a - value), -a)) if number else max(allowed)
     _refuse(name, value, f"{', '.join(map(str, allowed))} (the nearest is {near})")
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-007
@@ -186,7 +187,7 @@ def _read_manifest(folder):
     except json.JSONDecodeError as error:
         raise ValueError(f"weights: {path} is no JSON ({_short(str(error))})") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"weights: {path} is damaged or of another kind ({type(error).__name__}: {_short(str(error))})") from None
+        raise ValueError(f"weights: {path} is damaged or of another kind ({type(error).__name__}: {_short(str(error), 160)})") from None
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith("weights: ") else f"weights: {path}: {error}") from None
 
@@ -247,7 +248,7 @@ def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torc
         _fill(net, _read_tensors(folder, files, stem), folder / f"{stem}.safetensors").to(device)
     _cast_matrices(nets["dit"], dtype or default_dtype(device))
     tokenizer = _parse_tokenizer(_listed(folder, files, "tokenizer.json"), folder)
-    words = tuple(json.loads(_listed(folder, files, "words.json")))
+    words = _parse_words(_listed(folder, files, "words.json"), folder)
     return Models(**nets, tokenizer=tokenizer, config=config, words=words, weights_hash=manifest["weights_hash"])
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-019
@@ -255,6 +256,16 @@ def _listed(folder, files, name):
     if name not in files:
         raise ValueError(f"weights: {folder / 'model.json'} lists no {name}")
     return _checked(folder, name, files[name])
+
+
+def _parse_words(data, folder):
+    try:
+        words = json.loads(data)
+    except ValueError:
+        words = None
+    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
+        raise ValueError(f"weights: {folder / 'words.json'} is no list of words")
+    return tuple(words)
 
 
 def _parse_tokenizer(data, folder):

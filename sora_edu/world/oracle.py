@@ -160,16 +160,10 @@ def _setting(still: Tensor, seen: Tensor):
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-016
 def _paint(x: Tensor, mask: Tensor):
-    """Mean colour of the actor's inner pixels: of the clip [B, 3], and how far the frames stray from it [B]; frames that show
-    too little of it are left out, and where all do, its outer pixels count as well."""
+    "A first idea of the paint: the mean colour of the clip's inner actor pixels [B, 3], or of all if there are few."
     core = mask * (F.avg_pool2d(mask, 3, 1, 1) > 0.99)
-    none = core.sum((1, 2, 3)) < 12
-    core = torch.where(none[:, None, None, None], mask, core)
-    n = core.sum((2, 3))[..., None]                                 # [B, T, 1]
-    total = torch.einsum("bcthw,bthw->btc", x, core)
-    paint = total.sum(1) / n.sum(1).clamp(min=1)
-    stray = (total / n.clamp(min=1) - paint[:, None]).abs().amax(-1) * (n[..., 0] >= 6)
-    return paint, stray.amax(1) * ~none
+    core = torch.where((core.sum((1, 2, 3)) < 12)[:, None, None, None], mask, core)
+    return torch.einsum("bcthw,bthw->bc", x, core) / core.sum((1, 2, 3)).clamp(min=1)[:, None]
 
 
 def _cover(x: Tensor, still: Tensor, paint: Tensor) -> Tensor:
@@ -278,16 +272,26 @@ def _window(x: Tensor, still: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     return F.grid_sample(both, torch.stack([px, py], -1), align_corners=False)
 
 
+def _level(radius: Tensor) -> Tensor:
+    "Which of the templates' sizes is nearest."
+    return (radius[:, None].log() - torch.tensor(_LEVELS).log()).abs().argmin(1)
+
+
+def _lit() -> Tensor:
+    "Actors are lit from above: a factor for each row of a window."
+    return (1 - 0.055 * _grid_axis()).view(1, 1, -1, 1)
+
+
 def _energies(window: Tensor, paint: Tensor, radius: Tensor, blurs=tuple(range(len(_SOFT)))):
     """Squared difference left by each drawing at its best blur: N frames -> [N, shapes, angles], and by no drawing [N].
     A drawing predicts still + (brightness * paint - coverage * still), so all squares come from five products."""
     bank, _ = _bank()
     still, inside = window[:, 3:6], (window[:, 6:] > 0.98).float()
-    p = paint[:, :, None, None] * (1 - 0.055 * _grid_axis()).view(1, 1, -1, 1)     # lit from above
+    p = paint[:, :, None, None] * _lit()
     d = window[:, :3] - still
     nothing = (inside * d * d).sum((1, 2, 3)).clamp(min=1)
     maps = [(inside * v).sum(1).flatten(1) for v in (d * p, d * still, p * p, p * still, still * still)]
-    level = (radius[:, None].log() - torch.tensor(_LEVELS).log()).abs().argmin(1)
+    level = _level(radius)
     left = torch.full((len(d), len(ACTORS) * _ANGLES), math.inf)
     for i in level.unique().tolist():
         at = (level == i).nonzero()[:, 0]
@@ -299,6 +303,18 @@ def _energies(window: Tensor, paint: Tensor, radius: Tensor, blurs=tuple(range(l
     return left.unflatten(1, (len(ACTORS), _ANGLES)), nothing
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-024
+def _repaint(window: Tensor, radius: Tensor, shape: Tensor, angle: Tensor):
+    """The paint [B, 3] for which the chosen drawings explain the pixels best (least squares), which the dark spot does not
+    bias, and how far the frames' own best paints stray from it [B, T]. radius, angle [B, T]."""
+    b, t = angle.shape
+    index = (shape[:, None] * _ANGLES + angle).flatten()
+    a, cover = _bank()[0][1, _level(radius.flatten()), :2, index].view(-1, 2, 1, _GRID, _GRID).unbind(1)
+    a = a * _lit() * (window[:, 6:] > 0.98)
+    up, down = (a * (window[:, :3] - (1 - cover) * window[:, 3:6])).sum((2, 3)).view(b, t, 3), (a * a).sum((2, 3)).view(b, t, 1)
+    paint = up.sum(1) / down.sum(1).clamp(min=1e-3)
+    return paint, (up / down.clamp(min=1e-3) - paint[:, None]).abs().amax(-1)
+
+
 @functools.lru_cache(maxsize=None)
 def _turns(t: int, fps: float) -> Tensor:
     "Ways to spin, as an angle index for each frame: [ways, T]; from 0.7 to 1.3 half turns a second, from any angle."
@@ -458,7 +474,7 @@ def _look(x: Tensor, fps: float) -> dict:
     codes = _colour_codes(x)
     colour, mask, centre, radius = _find(codes)
     near = _footprint(mask, 3) | _around(centre, torch.where(radius < 6, 2 * radius + 2.5, 0), h, w)
-    paint, stray = _paint(x, mask)
+    paint = _paint(x, mask)
     for last in (False, True):                                      # the second time with a background seen around the drawing
         still, seen = _backdrop(x, near)
         centre, radius = _settle(_cover(x, still, paint), centre, radius)
@@ -467,10 +483,11 @@ def _look(x: Tensor, fps: float) -> dict:
         energy, nothing = energy.view(b, t, len(ACTORS), _ANGLES), nothing.view(b, t)
         share = energy / nothing[..., None, None]
         each, shape, spins, angle = _pose((share + 0.01).log(), fps)    # a clear frame says more than a blurred one
+        paint, stray = _repaint(window, radius, shape, angle)
         place = _place(centre, radius, shape, angle)
         body = (mask > 0) | _drawn(shape, angle, *place, h, w)
         near = _grow(body, 1) | _grow(body, 2) & ~_footprint(body, 0)                            # its blur reaches further outside
-    look = dict(codes=codes, colour=colour, near=near, seen=seen, area=math.pi * radius**2, still=still, settings=_setting(still, seen), paint=paint, recolour=stray,
+    look = dict(codes=codes, colour=colour, near=near, seen=seen, area=math.pi * radius**2, still=still, settings=_setting(still, seen), paint=paint, recolour=_smooth(stray).amax(1),
                 share=share, each=each.exp(), shape=shape, angle=angle)
     track, radius = (place[0] + 0.5) / h, place[1] / h
     if t == 1:
