@@ -230,10 +230,10 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-017
 def _cast_matrices(dit, dtype):
-    "Keep the blocks' matrices in `dtype`; norms, tables and the noise level's embedding stay in float32."
+    "Keep the blocks' matrices in `dtype`; vectors, tables and the noise level's embedding stay in float32."
     for module in dit.blocks.modules():
         if isinstance(module, torch.nn.Linear):
-            module.to(dtype)
+            module.weight.data = module.weight.data.to(dtype)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-018
 def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torch.dtype | None = None) -> Models:
