@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 from sora_edu.model.vae import PCA, VAE, VAEConfig, from_groups, measure_constants, psnr, to_groups, vae_loss
-from sora_edu.training.autoencoder import AutoencoderConfig, MuonAdamW, train_autoencoder
+from sora_edu.training.autoencoder import AutoencoderConfig, MuonAdamW, polish_decoder, train_autoencoder
 from sora_edu.world.render import render
 from sora_edu.world.scene import World
 
@@ -106,6 +106,14 @@ def test_the_loss_charges_for_information(clips):
     assert dear > cheap
 
 
+def test_polishing_the_decoder_leaves_latents_alone(clips):
+    torch.manual_seed(0)
+    net = VAE(SMALL)
+    before = net.encode(clips).detach(), net.decode(net.encode(clips)).detach()
+    polish_decoder(net, dataclasses.replace(CFG, polish_steps=3), World(), progress=False)
+    assert torch.equal(net.encode(clips), before[0]) and not torch.equal(net.decode(before[0]), before[1])
+
+
 def test_muon_updates_the_kernels_in_place():
     net = VAE(SMALL)
     before = [m.clone() for m in net.parameters()]
@@ -116,7 +124,7 @@ def test_muon_updates_the_kernels_in_place():
     assert not torch.equal(before[0], next(net.parameters()))
 
 
-CFG = AutoencoderConfig(steps=12, batch_size=2, size=32, num_frames=5, warmup=2, network=SMALL)
+CFG = AutoencoderConfig(steps=12, batch_size=2, size=32, num_frames=5, warmup=2, polish_steps=0, network=SMALL)
 
 
 class Killed(Exception):

@@ -6,7 +6,7 @@
 
 NAME is a notebook's name or a part of it ("01_video", "world"); none means all. `run` and `time` print their
 progress on stderr and, on stdout, the seconds of each as JSON, {name: seconds}. They take
-  --slow      run the cells marked `#| slow` too
+  --slow      run the cells marked `#| slow`, and the labs, too (a lab also runs if it is named)
   --inplace   store the outputs, cleaned, in the notebooks
   --quiet     one line for people instead of JSON
 """
@@ -100,11 +100,14 @@ def complaints(measured):
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-def chapters(names=(), *, lessons_only=False):
-    "Paths of the notebooks whose name holds one of `names` (all if there is none), in reading order."
-    found = sorted(path for path in NBS.rglob("*.ipynb")
-                   if not any(part.startswith((".", "_")) for part in path.relative_to(NBS).parts))
-    chosen = [path for path in found if not names or any(name.removesuffix(".ipynb") in path.stem for name in names)]
+def chapters(names=(), *, lessons_only=False, labs=True):
+    "Paths of the notebooks whose name holds one of `names` (all if there is none), in reading order; the labs come last."
+    found = sorted((path for path in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in path.relative_to(NBS).parts)),
+                   key=lambda path: (path.parent != NBS, path))
+    if names:
+        chosen = [path for path in found if any(name.removesuffix(".ipynb") in path.stem for name in names)]
+    else:
+        chosen = [path for path in found if labs or path.parent == NBS]
     if not chosen:
         raise SystemExit(f"chapters: got {', '.join(names)}, allowed: {', '.join(path.stem for path in found)}")
     return [path for path in chosen if path.parent == NBS and path.stem not in PAGES] if lessons_only else chosen
@@ -198,7 +201,7 @@ def main(args=None):
         print(json.dumps(told, indent=1))
         return int(any(chapter["complaints"] for chapter in told.values()))
     start = time.perf_counter()
-    seconds, failed = run(chapters(said.names), processes=2 if said.command == "run" else 1, slow=said.slow, inplace=said.inplace,
+    seconds, failed = run(chapters(said.names, labs=said.slow), processes=2 if said.command == "run" else 1, slow=said.slow, inplace=said.inplace,
                           tell=lambda line: print(line, file=sys.stderr, flush=True))
     summary = f"{len(seconds)} notebooks, {len(failed)} failed, {time.perf_counter() - start:.0f} s"
     print(summary if said.quiet else json.dumps(seconds, indent=1), flush=True)

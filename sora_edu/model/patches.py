@@ -10,31 +10,43 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-# %% ../../nbs/06_model.patches.ipynb #cell-011
+# %% ../../nbs/06_model.patches.ipynb #cell-013
+def _check_patch(patch_size) -> tuple:
+    "Three whole numbers from 1 up, or an error that says so."
+    if len(tuple(patch_size)) != 3 or any(not isinstance(p, int) or p < 1 for p in patch_size):
+        raise ValueError(f"patch_size: got {tuple(patch_size)}, allowed: three whole numbers (frames, rows, columns) from 1 up")
+    return tuple(patch_size)
+
+
 def grid_size(shape, patch_size=(1, 2, 2)) -> tuple:
-    "Tokens along (T, H, W) for a tensor of `shape` [..., T, H, W]."
-    for name, size, patch in zip(("T", "H", "W"), shape[-3:], patch_size):
-        if size % patch:
+    "Tokens along (T, H, W) for a tensor of `shape` [..., T, H, W]. ValueError where the patch does not divide a side."
+    for name, size, patch in zip(("T", "H", "W"), shape[-3:], _check_patch(patch_size)):
+        if size % patch or size < 1:
             raise ValueError(f"shape: got {name} = {size}, allowed: multiples of the patch's {patch}")
     return tuple(size // patch for size, patch in zip(shape[-3:], patch_size))
 
-# %% ../../nbs/06_model.patches.ipynb #cell-012
+# %% ../../nbs/06_model.patches.ipynb #cell-014
 PATTERN = "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)"
 
 
 def patchify(x: Tensor, patch_size=(1, 2, 2)) -> Tensor:
-    "[B, C, T, H, W] -> tokens [B, N, pt*ph*pw*C]."
+    "Video or latents [B, C, T, H, W] -> tokens [B, N, pt*ph*pw*C], in reading order: columns, then rows, then time."
+    if x.ndim != 5:
+        raise ValueError(f"video: got shape {tuple(x.shape)}, allowed: [B, C, T, H, W]")
     grid_size(x.shape, patch_size)
     pt, ph, pw = patch_size
     return rearrange(x, PATTERN, pt=pt, ph=ph, pw=pw)
 
 
 def unpatchify(tokens: Tensor, grid, patch_size=(1, 2, 2)) -> Tensor:
-    "The inverse; `grid` is `grid_size` of the original."
-    (t, h, w), (pt, ph, pw) = grid, patch_size
+    "The inverse: tokens [B, N, pt*ph*pw*C] -> [B, C, T, H, W]; `grid` is `grid_size` of the original."
+    (t, h, w), (pt, ph, pw) = grid, _check_patch(patch_size)
+    if tokens.shape[1] != t * h * w or tokens.shape[2] % (pt * ph * pw):
+        raise ValueError(f"tokens: got {tokens.shape[1]} tokens of {tokens.shape[2]} numbers, "
+                         f"allowed: {t * h * w} tokens of a multiple of {pt * ph * pw}")
     return rearrange(tokens, " -> ".join(reversed(PATTERN.split(" -> "))), t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
 
-# %% ../../nbs/06_model.patches.ipynb #cell-023
+# %% ../../nbs/06_model.patches.ipynb #cell-035
 def positions(grid, device=None) -> Tensor:
     "(frame, row, column) of every token, [N, 3], in `patchify`'s order."
     axes = [torch.arange(n, device=device) for n in grid]

@@ -160,10 +160,16 @@ def _setting(still: Tensor, seen: Tensor):
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-016
 def _paint(x: Tensor, mask: Tensor):
-    "A first idea of the paint: the mean colour of the clip's inner actor pixels [B, 3], or of all if there are few."
+    """Mean colour of the actor's inner pixels: of the clip [B, 3], and how far the frames stray from it [B, T]; frames that
+    show too little of it are left out, and where all do, its outer pixels count as well."""
     core = mask * (F.avg_pool2d(mask, 3, 1, 1) > 0.99)
-    core = torch.where((core.sum((1, 2, 3)) < 12)[:, None, None, None], mask, core)
-    return torch.einsum("bcthw,bthw->bc", x, core) / core.sum((1, 2, 3)).clamp(min=1)[:, None]
+    none = core.sum((1, 2, 3)) < 12
+    core = torch.where(none[:, None, None, None], mask, core)
+    n = core.sum((2, 3))[..., None]                                 # [B, T, 1]
+    total = torch.einsum("bcthw,bthw->btc", x, core)
+    paint = total.sum(1) / n.sum(1).clamp(min=1)
+    stray = (total / n.clamp(min=1) - paint[:, None]).abs().amax(-1)
+    return paint, stray * ((n[..., 0] >= 6) & ~none[:, None])
 
 
 def _cover(x: Tensor, still: Tensor, paint: Tensor) -> Tensor:
@@ -174,9 +180,9 @@ def _cover(x: Tensor, still: Tensor, paint: Tensor) -> Tensor:
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-018
 _CELL, _HALF = 0.025, 1.6                    # drawings: side of a cell, half the width, in actor radii
-_GRID, _SPAN, _ANGLES = 28, 2.1, 24          # templates: cells a side, half the width in equal-area radii, turns
-_SOFT = (0.5, 0.85, 1.3, 1.9)                       # blurs of the templates in pixels
-_LEVELS = (3.2, 4.0, 5.0, 6.4, 8.0, 10.5, 14.0, 19.0)               # equal-area radii in pixels they are made for
+_GRID, _SPAN, _ANGLES = 24, 2.1, 24          # templates: cells a side, half the width in equal-area radii, turns
+_SOFT = ((0.5, 1), (0.85, 1), (0.85, 0.45), (1.3, 0.7), (1.9, 0.5))                  # looks: blur in pixels, strength of the dark spot
+_LEVELS = (2.8, 3.7, 4.8, 6.4, 8.5, 11.5, 16.0)                    # equal-area radii in pixels they are made for
 _SPOT = {"ball": -0.55, "box": -0.55, "triangle": 0.3, "star": -0.3, "ring": -0.75}   # height of the dark spot
 
 
@@ -241,20 +247,21 @@ def _grid_axis() -> Tensor:
 
 @functools.lru_cache(maxsize=None)
 def _bank():
-    """Templates [blurs, levels, 5, shapes * angles, cells] (brightness a, coverage b, and a², ab, b²), all with their centre of
+    """Templates [looks, levels, 5, shapes * angles, cells] (brightness a, coverage b, and a², ab, b²), all with their centre of
     mass in the middle and the area of a unit disc; and per shape the centre (x, y) and equal-area radius, in radii [6, 3]."""
     axis, turn = _grid_axis(), torch.arange(_ANGLES) * 2 * math.pi / _ANGLES
     gy, gx = torch.meshgrid(axis, axis, indexing="ij")
     cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
-    sizes, measures = [(blur, level) for blur in _SOFT for level in _LEVELS], []
-    drawn = [[] for _ in sizes]
+    looks, measures = [(*look, level) for look in _SOFT for level in _LEVELS], []
+    drawn = [[] for _ in looks]
     for pair in _drawings():
         centre, radius = _measure(pair[0])
         cx, cy, rho = *((centre + 0.5) * _CELL - _HALF), radius * _CELL
         measures.append(torch.stack([cx, cy, rho]))
         where = torch.stack([(cos * gx + sin * gy) * rho + cx, (cos * gy - sin * gx) * rho + cy], -1) / _HALF
-        for out, (blur, level) in zip(drawn, sizes):
-            soft = _blur(pair, float(blur * rho / level / _CELL))[None].expand(_ANGLES, -1, -1, -1)
+        for out, (blur, spot, level) in zip(drawn, looks):
+            faded = torch.stack([pair[1] + spot * (pair[0] - pair[1]), pair[1]])
+            soft = _blur(faded, float(blur * rho / level / _CELL))[None].expand(_ANGLES, -1, -1, -1)
             out.append(F.grid_sample(soft, where, align_corners=False))
     a, b = torch.stack([torch.cat(v) for v in drawn]).flatten(3).unbind(2)
     bank = torch.stack([a, b, a * a, a * b, b * b], 1)
@@ -272,49 +279,32 @@ def _window(x: Tensor, still: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     return F.grid_sample(both, torch.stack([px, py], -1), align_corners=False)
 
 
-def _level(radius: Tensor) -> Tensor:
-    "Which of the templates' sizes is nearest."
-    return (radius[:, None].log() - torch.tensor(_LEVELS).log()).abs().argmin(1)
-
-
 def _lit() -> Tensor:
     "Actors are lit from above: a factor for each row of a window."
     return (1 - 0.055 * _grid_axis()).view(1, 1, -1, 1)
 
 
-def _energies(window: Tensor, paint: Tensor, radius: Tensor, blurs=tuple(range(len(_SOFT)))):
-    """Squared difference left by each drawing at its best blur: N frames -> [N, shapes, angles], and by no drawing [N].
-    A drawing predicts still + (brightness * paint - coverage * still), so all squares come from five products."""
+def _energies(window: Tensor, paint: Tensor, radius: Tensor, looks=None):
+    """Squared difference left by each drawing at its best look and brightness g: N frames -> [N, shapes, angles], and by no
+    drawing [N]. A drawing says: still - coverage * still + g * brightness * paint; all squares come from five products."""
     bank, _ = _bank()
     still, inside = window[:, 3:6], (window[:, 6:] > 0.98).float()
-    p = paint[:, :, None, None] * _lit()
-    d = window[:, :3] - still
+    d, p = window[:, :3] - still, paint[:, :, None, None] * _lit()
     nothing = (inside * d * d).sum((1, 2, 3)).clamp(min=1)
     maps = [(inside * v).sum(1).flatten(1) for v in (d * p, d * still, p * p, p * still, still * still)]
-    level = _level(radius)
+    level = (radius[:, None].log() - torch.tensor(_LEVELS).log()).abs().argmin(1)
     left = torch.full((len(d), len(ACTORS) * _ANGLES), math.inf)
     for i in level.unique().tolist():
         at = (level == i).nonzero()[:, 0]
-        m = [v[at] for v in maps]
-        for blur in blurs:
-            k = bank[blur, i].transpose(1, 2)
-            e = nothing[at, None] - 2 * (m[0] @ k[0] - m[1] @ k[1]) + m[2] @ k[2] - 2 * (m[3] @ k[3]) + m[4] @ k[4]
-            left[at] = torch.minimum(left[at], e)
+        dp, ds, pp, ps, ss = (v[at] for v in maps)
+        for a, b, aa, ab, bb in (bank[k, i].transpose(1, 2) for k in looks or range(len(_SOFT))):
+            bare = nothing[at, None] + 2 * ds @ b + ss @ bb          # after the background is taken away
+            shared, full = dp @ a + ps @ ab, (pp @ aa).clamp(min=1)
+            g = (shared / full).clamp(0.75, 1.25)
+            left[at] = torch.minimum(left[at], bare - 2 * g * shared + g * g * full)
     return left.unflatten(1, (len(ACTORS), _ANGLES)), nothing
 
 # %% ../../nbs/05_world.oracle.ipynb #cell-024
-def _repaint(window: Tensor, radius: Tensor, shape: Tensor, angle: Tensor):
-    """The paint [B, 3] for which the chosen drawings explain the pixels best (least squares), which the dark spot does not
-    bias, and how far the frames' own best paints stray from it [B, T]. radius, angle [B, T]."""
-    b, t = angle.shape
-    index = (shape[:, None] * _ANGLES + angle).flatten()
-    a, cover = _bank()[0][1, _level(radius.flatten()), :2, index].view(-1, 2, 1, _GRID, _GRID).unbind(1)
-    a = a * _lit() * (window[:, 6:] > 0.98)
-    up, down = (a * (window[:, :3] - (1 - cover) * window[:, 3:6])).sum((2, 3)).view(b, t, 3), (a * a).sum((2, 3)).view(b, t, 1)
-    paint = up.sum(1) / down.sum(1).clamp(min=1e-3)
-    return paint, (up / down.clamp(min=1e-3) - paint[:, None]).abs().amax(-1)
-
-
 @functools.lru_cache(maxsize=None)
 def _turns(t: int, fps: float) -> Tensor:
     "Ways to spin, as an angle index for each frame: [ways, T]; from 0.7 to 1.3 half turns a second, from any angle."
@@ -474,16 +464,15 @@ def _look(x: Tensor, fps: float) -> dict:
     codes = _colour_codes(x)
     colour, mask, centre, radius = _find(codes)
     near = _footprint(mask, 3) | _around(centre, torch.where(radius < 6, 2 * radius + 2.5, 0), h, w)
-    paint = _paint(x, mask)
+    paint, stray = _paint(x, mask)
     for last in (False, True):                                      # the second time with a background seen around the drawing
         still, seen = _backdrop(x, near)
         centre, radius = _settle(_cover(x, still, paint), centre, radius)
         window = _window(x, still, centre, radius)
-        energy, nothing = _energies(window, paint.repeat_interleave(t, 0), radius.reshape(-1), range(len(_SOFT)) if last else (1,))
+        energy, nothing = _energies(window, paint.repeat_interleave(t, 0), radius.reshape(-1), None if last else (1,))
         energy, nothing = energy.view(b, t, len(ACTORS), _ANGLES), nothing.view(b, t)
         share = energy / nothing[..., None, None]
         each, shape, spins, angle = _pose((share + 0.01).log(), fps)    # a clear frame says more than a blurred one
-        paint, stray = _repaint(window, radius, shape, angle)
         place = _place(centre, radius, shape, angle)
         body = (mask > 0) | _drawn(shape, angle, *place, h, w)
         near = _grow(body, 1) | _grow(body, 2) & ~_footprint(body, 0)                            # its blur reaches further outside
