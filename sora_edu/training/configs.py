@@ -62,6 +62,7 @@ class TrainConfig:
 MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=1100, image_share=0.9, actor_weight=4.0),
     Leg(steps=1100, image_share=0.25, actor_weight=4.0),
+    Leg(steps=3600, image_share=0.15, actor_weight=4.0),
 ))
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),
