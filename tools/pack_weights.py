@@ -3,8 +3,8 @@
     python tools/pack_weights.py runs/mini --leg 1 --commit 1234567 --out sora_edu/weights/mini
 """
 import argparse
+import hashlib
 import json
-import re
 import shutil
 import sys
 from dataclasses import asdict
@@ -16,26 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-def known_words():
-    "Every single word of mini's captions, from the vocabulary file."
-    table = json.loads((ROOT / "sora_edu/data/vocabulary.json").read_text())["mini"]
-    phrases = [p for group in table.values() for p in group]
-    phrases += [p for others in table["size"].values() for p in others]
-    return sorted({w for p in phrases for w in re.findall(r"\S+", p)})
-
-
-def models_of(run, config, leg):
-    "The three networks of a run, with the config that the pipeline reads."
-    from sora_edu.model.text import load_tokenizer
-    from sora_edu.pipeline.generate import Models, WeightsConfig
-    from sora_edu.training.configs import get_config
+def networks(run, cfg, leg):
+    "The VAE, text encoder and DiT of a finished leg."
     from sora_edu.training.loop import Trainee, load_vae
-    cfg = get_config(config)
     net = Trainee(cfg)
     net.load_state_dict(load_file(run / f"leg{leg}.safetensors"))
-    vae = load_vae(run / "vae.safetensors")
-    info = WeightsConfig(vae=vae.config, text_encoder=cfg.text, dit=cfg.dit, name=config, world=cfg.world)
-    return Models(vae=vae, text_encoder=net.text_encoder, dit=net.dit, tokenizer=load_tokenizer(), config=info, words=tuple(known_words()))
+    return load_vae(run / "vae.safetensors"), net.text_encoder, net.dit
+
+
+def digest(path):
+    "SHA-256 of a file."
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rows(path):
@@ -71,17 +62,19 @@ def main():
     parse.add_argument("--commits", nargs="+", required=True, help="the commit of the VAE, then of each leg")
     parse.add_argument("--out", type=Path, required=True)
     args = parse.parse_args()
-    from sora_edu.pipeline.generate import save_models
+    from sora_edu.pipeline.generate import package
     from sora_edu.training.configs import get_config
     cfg, legs = get_config(args.config), range(args.leg + 1)
-    info = {"seed": cfg.seed, "vae_commit": args.commits[0], "vae": asdict(cfg.autoencoder),
-            "legs": [{"leg": k, "commit": args.commits[k + 1], **asdict(cfg.legs[k])} for k in legs]}
-    args.out.mkdir(parents=True, exist_ok=True)
-    digest = save_models(args.out, models_of(args.run, args.config, args.leg), **info)
+    parents = ["vae.safetensors", *(f"leg{k}.safetensors" for k in legs)]
+    info = {"seed": cfg.seed, "vae_commit": args.commits[0], "autoencoder": asdict(cfg.autoencoder),
+            "legs": [{"leg": k, "commit": args.commits[k + 1], "parent": parents[k], "parent_sha256": digest(args.run / parents[k]),
+                      **asdict(cfg.legs[k])} for k in legs]}
+    hashed = package(args.out, *networks(args.run, cfg, args.leg), name=args.config, world=cfg.world,
+                     most_frames=cfg.num_frames, size=cfg.size, **info)
     for name in ("vae_log.jsonl", *(f"leg{k}.jsonl" for k in legs)):
         shutil.copy(args.run / name, args.out / name)
     curve(args.run, legs, args.out / "curve.png")
-    print(digest)
+    print(hashed)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def write_figures(path: Path, rows: dict):
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-020
 def bench(name: str = "first-light", *, only=None, progress: bool = True) -> list:
     """Measure the figures of `name` and write figures/NAME.json after each; `only` picks some by name and keeps the other rows.
-    A figure that fails is reported and left out, and the rest go on."""
+    A figure that fails is left out, the rest go on, and a ValueError at the end names it."""
     if name != "first-light":
         raise ValueError(f"name: got {name!r}, allowed: first-light")
     unknown = set(only or ()) - set(MEASURES)
@@ -90,15 +90,21 @@ def bench(name: str = "first-light", *, only=None, progress: bool = True) -> lis
         raise ValueError(f"only: got {', '.join(sorted(unknown))}, allowed: {', '.join(MEASURES)}")
     path = _repository() / "figures" / f"{name}.json"
     rows = {r["name"]: r for r in json.loads(path.read_text())} if path.exists() else {}
+    failed = []
     for figure in only or MEASURES:
         unit, function, _ = MEASURES[figure]
         if progress:
             sys.stderr.write(f"{figure} ...\n")
-        found = function()
-        command = f"sora-edu bench {name} --only {figure}"
+        try:
+            found = function()
+        except Exception as error:
+            failed.append(f"{figure} ({type(error).__name__}: {str(error)[:200]})")
+            continue
         rows[figure] = {"name": figure, "value": None, "unit": unit, "interval": None, "n": 1, **found,
-                        "command": command, "commit": commit(), "machine": machine()}
+                        "command": f"sora-edu bench {name} --only {figure}", "commit": commit(), "machine": machine()}
         write_figures(path, {k: rows[k] for k in MEASURES if k in rows})
+    if failed:
+        raise ValueError(f"bench: not measured: {'; '.join(failed)}")
     return list(rows.values())
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-023

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SoraVAE', 'SoraTextEncoderOutput', 'SoraTextEncoder', 'SoraTransformer3DModel', 'SoraPipelineOutput', 'SoraPipeline']
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-002
+# %% ../../nbs/17_pipeline.face.ipynb #cell-003
 import inspect
 import os
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-003
+# %% ../../nbs/17_pipeline.face.ipynb #cell-004
 from diffusers import ConfigMixin, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
@@ -23,7 +23,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-004
+# %% ../../nbs/17_pipeline.face.ipynb #cell-005
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import sigma_schedule
 from ..model.dit import DiT, DiTConfig
@@ -32,7 +32,7 @@ from ..model.vae import VAE, VAEConfig
 from .generate import Hooks, Models, Request, WeightsConfig, check, load_models, resolve_weights
 from ..video import to_uint8
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-005
+# %% ../../nbs/17_pipeline.face.ipynb #cell-008
 def _init_from(net, config):
     "An `__init__` whose arguments are the fields of the dataclass `config`, as `ConfigMixin` wants to see them."
     def __init__(self, **values):
@@ -42,7 +42,7 @@ def _init_from(net, config):
     __init__.__signature__ = inspect.Signature([self, *options])
     return register_to_config(__init__)
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-006
+# %% ../../nbs/17_pipeline.face.ipynb #cell-009
 class _Face(ModelMixin, ConfigMixin):
     "What all three faces share: diffusers' saving and loading, and one place for two configs."
     @property
@@ -54,7 +54,7 @@ class _Face(ModelMixin, ConfigMixin):
     def config(self, value):                     # the network's __init__ stores its dataclass: keep it beside
         self.__dict__["net_config"] = value
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-007
+# %% ../../nbs/17_pipeline.face.ipynb #cell-011
 class SoraVAE(VAE, _Face):
     "The video VAE; latents are normalised already, so there is no scaling factor to remember."
     _keep_in_fp32_modules = ["encoder", "decoder"]           # its roundings would be seen
@@ -74,7 +74,7 @@ class SoraVAE(VAE, _Face):
         "There and back."
         return self.decode(self.encode(video).latents, return_dict)
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-008
+# %% ../../nbs/17_pipeline.face.ipynb #cell-012
 @dataclass
 class SoraTextEncoderOutput(BaseOutput):
     "`last_hidden_state` [B, L, dim], zero at padding."
@@ -91,7 +91,7 @@ class SoraTextEncoder(TextEncoder, _Face):
         embeds = TextEncoder.forward(self, input_ids)
         return SoraTextEncoderOutput(embeds) if return_dict else (embeds,)
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-009
+# %% ../../nbs/17_pipeline.face.ipynb #cell-014
 class SoraTransformer3DModel(DiT, _Face):
     "The diffusion transformer, called as `WanTransformer3DModel` is called."
     _keep_in_fp32_modules = ["condition_embedder", "patch_embedding", "proj_out", "scale_shift_table", "norm2", "norm_q", "norm_k"]
@@ -105,25 +105,19 @@ class SoraTransformer3DModel(DiT, _Face):
             v = DiT.forward(self, hidden_states, timestep, encoder_hidden_states, cache=cache).float()
         return Transformer2DModelOutput(sample=v) if return_dict else (v,)
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-010
-@dataclass
-class SoraPipelineOutput(BaseOutput):
-    "`frames`: by `output_type`, np [B, T, H, W, 3] or pt [B, T, 3, H, W] floats in [0, 1], or pil, a list of pictures a clip."
-    frames: object
-
-# %% ../../nbs/17_pipeline.face.ipynb #cell-011
+# %% ../../nbs/17_pipeline.face.ipynb #cell-015
 def _faced(face, net):
     "A face around a network's own tensors: nothing is copied."
     made = face(**asdict(net.config))
     made.load_state_dict(net.state_dict(), assign=True)
     return made.eval().requires_grad_(False)
 
-
+# %% ../../nbs/17_pipeline.face.ipynb #cell-021
 def _fast_tokenizer(tokenizer):
     from transformers import PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>")
 
-
+# %% ../../nbs/17_pipeline.face.ipynb #cell-024
 def _schedule(scheduler, steps, device):
     "Set the scheduler's steps: from our noise levels where it takes any (it adds its shift), else from its own."
     takes_sigmas = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
@@ -131,7 +125,13 @@ def _schedule(scheduler, steps, device):
     scheduler.set_timesteps(**how, device=device)
     return scheduler.timesteps
 
-# %% ../../nbs/17_pipeline.face.ipynb #cell-012
+# %% ../../nbs/17_pipeline.face.ipynb #cell-029
+@dataclass
+class SoraPipelineOutput(BaseOutput):
+    "`frames`: by `output_type`, np [B, T, H, W, 3] or pt [B, T, 3, H, W] floats in [0, 1], or pil, a list of pictures a clip."
+    frames: object
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-031
 class SoraPipeline(DiffusionPipeline):
     "Text to video behind diffusers' usual calls. Clips carry the same mark and pass the same checks as `generate`'s."
     model_cpu_offload_seq = "text_encoder->transformer->vae"

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'SAMPLER', 'MAX_STEPS', 'MAX_GUIDANCE', 'MAX_SEED', 'MAX_CHARACTERS', 'MAX_THREADS', 'WeightsConfig',
-           'Models', 'resolve_weights', 'default_dtype', 'load_models', 'save_models', 'Request', 'check',
-           'first_noise', 'Hooks', 'mark', 'network', 'steps', 'decode', 'Generation', 'generate', 'generate_unmarked',
-           'slug', 'Written', 'read_record', 'Replay', 'replay', 'generate_to_folder']
+           'Models', 'resolve_weights', 'default_dtype', 'load_models', 'save_models', 'known_words', 'package', 'mark',
+           'Request', 'check', 'first_noise', 'Hooks', 'network', 'steps', 'decode', 'Generation', 'generate',
+           'generate_unmarked', 'slug', 'Written', 'read_record', 'Replay', 'replay', 'generate_to_folder']
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-002
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-003
 import hashlib, json, math, numbers, os, platform, re, shutil, signal, tempfile, threading, time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 import numpy as np
 import torch
@@ -23,26 +24,26 @@ from .. import __version__
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from ..model.dit import DiT, DiTConfig
-from ..model.text import TextConfig, TextEncoder, tokenize, unknown_words
+from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
 from ..video import filmstrip, to_uint8, video_hash, write_png, write_video
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-003
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-005
 FORMAT = 1                       # of model.json and of records
 SAMPLER = "euler"
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED, MAX_CHARACTERS, MAX_THREADS = 1000, 30.0, 2**63 - 1, 2000, 1024
 _WEIGHTS = Path(sora_edu.__file__).parent / "weights"
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-004
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-007
 def _short(value, most=60):
     text = " ".join(repr(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-008
 def _refuse(name, got, allowed):
     raise ValueError(f"{name}: got {_short(got)}, allowed: {allowed}")
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-005
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-009
 def _whole(name, value, low, high):
     "`value` as an int from `low` to `high`; bools, floats and strings are not whole numbers."
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -50,7 +51,7 @@ def _whole(name, value, low, high):
         _refuse(name, value, f"a whole number from {low} to {high}")
     return int(value)
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-010
 def _real(name, value, low, high):
     "`value` as a float from `low` to `high`."
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -58,7 +59,7 @@ def _real(name, value, low, high):
         _refuse(name, value, f"a number from {low:g} to {high:g}")
     return float(value)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-006
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-011
 def _one_of(name, value, allowed):
     "`value` as an int, one of `allowed`; otherwise the error names the nearest."
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -68,7 +69,7 @@ def _one_of(name, value, allowed):
     near = min(allowed, key=lambda a: (abs(a - value), -a)) if number else max(allowed)
     _refuse(name, value, f"{', '.join(map(str, allowed))} (the nearest is {near})")
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-007
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-014
 @dataclass(frozen=True)
 class WeightsConfig:
     "What a weights folder can do: the networks' configs, the sizes it was trained on, and how it likes to be sampled."
@@ -94,7 +95,7 @@ class WeightsConfig:
         _real("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
         _real("shift", self.shift, 0.01, 100)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-008
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-015
 @dataclass(frozen=True, eq=False)
 class Models:
     "Three networks, a tokenizer, the words they know, and the hash that names them all."
@@ -116,7 +117,7 @@ class Models:
         "What the transformer multiplies in."
         return self.dit.blocks[0].ffn.net[2].weight.dtype
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-009
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-016
 def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
     "The folder of `weights`: the name of weights inside the package first, then a path."
     if not isinstance(weights, (str, os.PathLike)) or not str(weights).strip():
@@ -126,11 +127,11 @@ def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
             return folder
     _refuse("weights", str(weights), f"a name ({_packaged_names()}) or a folder that exists")
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-017
 def _packaged_names():
     return ", ".join(sorted(p.parent.name for p in _WEIGHTS.glob("*/model.json"))) or "none is packaged"
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-010
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-020
 def _read_file(folder, name):
     try:
         return (folder / name).read_bytes()
@@ -139,7 +140,7 @@ def _read_file(folder, name):
     except OSError as error:
         raise ValueError(f"weights: {folder / name} can't be read: {error.strerror}") from None
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-021
 def _checked(folder, name, entry):
     "The bytes of a file of the folder, if they are the ones that `model.json` lists."
     data = _read_file(folder, name)
@@ -152,27 +153,27 @@ def _checked(folder, name, entry):
                          f"model.json says {entry['sha256'][:12]}")
     return data
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-011
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-022
 def _canonical(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-023
 def _hash_of(manifest):
     "The hash that names the weights: of all that can change a frame, so not of the notes under `info`."
     return hashlib.sha256(_canonical({k: v for k, v in manifest.items() if k not in ("weights_hash", "info")})).hexdigest()
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-012
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-025
 def _tuples(values):
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-026
 def _config_from(values):
     "The `WeightsConfig` in a manifest's `config`, rebuilt from plain lists and dicts."
     parts = {"vae": VAEConfig, "text_encoder": TextConfig, "dit": DiTConfig}
     nets = {name: cls(**_tuples(values[name])) for name, cls in parts.items()}
     return WeightsConfig(**nets, **_tuples({k: v for k, v in values.items() if k not in parts}))
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-013
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-027
 def _read_manifest(folder):
     "`model.json`, checked: it parses, its format is ours, its hash is that of its content, its configs make sense."
     path = folder / "model.json"
@@ -191,7 +192,7 @@ def _read_manifest(folder):
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith("weights: ") else f"weights: {path}: {error}") from None
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-014
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-028
 def _read_tensors(folder, files, stem):
     "The tensors of `stem`.safetensors, or of its shards."
     import safetensors.torch
@@ -206,7 +207,7 @@ def _read_tensors(folder, files, stem):
             raise ValueError(f"weights: {folder / name} is no safetensors file ({_short(str(error))})") from None
     return tensors
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-015
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-029
 def _fill(net, tensors, where):
     "Load `tensors` into `net`, in float32; say in one line what does not fit."
     expected = net.state_dict()
@@ -219,7 +220,7 @@ def _fill(net, tensors, where):
     net.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
     return net.eval().requires_grad_(False)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-016
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-030
 def default_dtype(device: torch.device) -> torch.dtype:
     "bfloat16 where the hardware multiplies it fast (any CUDA GPU; CPUs with AVX-512 BF16 or AMX), else float32."
     if device.type == "cuda":
@@ -228,14 +229,14 @@ def default_dtype(device: torch.device) -> torch.dtype:
     capable = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.bfloat16 if capable and any(getattr(torch.cpu, f, bool)() for f in fast) else torch.float32
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-017
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-031
 def _cast_matrices(dit, dtype):
     "Keep the blocks' matrices in `dtype`; vectors, tables and the noise level's embedding stay in float32."
     for module in dit.blocks.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight.data = module.weight.data.to(dtype)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-018
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-032
 def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torch.dtype | None = None) -> Models:
     "Read and verify a weights folder. Every file's SHA-256 is checked; nothing is unpickled, nothing is downloaded."
     folder = resolve_weights(weights)
@@ -251,13 +252,13 @@ def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torc
     words = _parse_words(_listed(folder, files, "words.json"), folder)
     return Models(**nets, tokenizer=tokenizer, config=config, words=words, weights_hash=manifest["weights_hash"])
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-019
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-033
 def _listed(folder, files, name):
     if name not in files:
         raise ValueError(f"weights: {folder / 'model.json'} lists no {name}")
     return _checked(folder, name, files[name])
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-034
 def _parse_words(data, folder):
     try:
         words = json.loads(data)
@@ -267,7 +268,7 @@ def _parse_words(data, folder):
         raise ValueError(f"weights: {folder / 'words.json'} is no list of words")
     return tuple(words)
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-035
 def _parse_tokenizer(data, folder):
     from tokenizers import Tokenizer
     try:
@@ -275,7 +276,7 @@ def _parse_tokenizer(data, folder):
     except Exception as error:                               # tokenizers raises bare Exception
         raise ValueError(f"weights: {folder / 'tokenizer.json'} is no tokenizer ({_short(str(error))})") from None
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-020
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-038
 def _shards(tensors, stem, limit=15 * 2**20):
     "Split named tensors into files of at most `limit` bytes: one `stem`.safetensors, or numbered shards."
     parts, size = [{}], 0
@@ -287,7 +288,7 @@ def _shards(tensors, stem, limit=15 * 2**20):
         return {f"{stem}.safetensors": parts[0]}
     return {f"{stem}-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-021
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-039
 def _pack(models, dtype):
     "The files of a weights folder, as bytes by name. Matrices are kept in `dtype`, vectors in float32."
     import safetensors.torch
@@ -299,7 +300,7 @@ def _pack(models, dtype):
         files |= {name: safetensors.torch.save(part) for name, part in _shards(state, stem).items()}
     return files
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-022
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-040
 def save_models(folder: str | os.PathLike, models: Models, *, dtype: torch.dtype = torch.bfloat16, **info) -> str:
     """Write a weights folder and return its hash. `info` (JSON values: commit, legs, seed, ...) is kept beside it.
 
@@ -321,12 +322,26 @@ def save_models(folder: str | os.PathLike, models: Models, *, dtype: torch.dtype
         stale.unlink()
     return manifest["weights_hash"]
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-023
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-041
+def known_words(world: str) -> tuple:
+    "Every word of a world's captions, from the packaged vocabulary."
+    table = json.loads(files("sora_edu").joinpath("data", "vocabulary.json").read_text(encoding="utf-8"))[world]
+    phrases = [p for group in table.values() for p in group] + [p for others in table["size"].values() for p in others]
+    return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
+
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-042
+def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, *, name="mini", world="mini", most_frames=17, size=64, **info) -> str:
+    "Networks as training leaves them -> a weights folder that `load_models` reads. Returns its hash; `info` as in `save_models`."
+    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=name, world=world,
+                           num_frames=tuple(range(1, most_frames + 1, 4)), height=(size,), width=(size,))
+    return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(world)), **info)
+
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-045
 @lru_cache(maxsize=4)
 def _load_cached(folder, stamps, device, dtype):
     return load_models(folder, device=device, dtype=dtype)
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-046
 def _models(weights, *, device=None, dtype=None):
     "`weights` itself if it is loaded already; otherwise loaded, once for as long as its files stay as they are."
     if isinstance(weights, Models):
@@ -335,7 +350,21 @@ def _models(weights, *, device=None, dtype=None):
     stamps = tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir()))
     return _load_cached(folder, stamps, device, dtype)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-024
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-048
+_MARK = (".#..###.",
+         "#.#..#..",
+         "###..#..",
+         "#.#.###.")
+
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-049
+def mark(video: np.ndarray) -> np.ndarray:
+    "A copy of clips [..., H, W, 3] uint8 with AI in white on black, 8x4 pixels, in the bottom right corner."
+    pixels = np.array([[255 * (c == "#") for c in row] for row in _MARK], dtype=np.uint8)
+    video = video.copy()
+    video[..., -4:, -8:, :] = pixels[..., None]
+    return video
+
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-054
 @dataclass(frozen=True)
 class Request:
     """What to make. `None` means: as the weights like it best.
@@ -350,7 +379,7 @@ class Request:
     width: int | None = None
     allow_unknown: bool = False                 # run prompts with words that the weights never saw
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-025
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-055
 def _text(name, value):
     "One prompt, checked for all that can be said without a tokenizer."
     if not isinstance(value, str) or not value.strip():
@@ -361,7 +390,7 @@ def _text(name, value):
         _refuse(name, value, "Unicode text without control characters")
     return value
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-026
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-056
 def _prompts_and_seeds(prompt, seed):
     "Two tuples of one length."
     prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
@@ -375,7 +404,7 @@ def _prompts_and_seeds(prompt, seed):
         _refuse("seed", seed, f"one number, or one for each of {len(prompts)} prompts")
     return tuple(prompts), tuple(_whole("seed", s, 0, MAX_SEED) for s in seeds)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-027
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-058
 def _check_words(prompt, models, allow_unknown):
     "Refuse a prompt with more tokens than the text encoder takes, or with words that the weights never saw."
     tokenize([prompt], models.tokenizer, models.config.text_encoder.max_length)
@@ -387,7 +416,7 @@ def _check_words(prompt, models, allow_unknown):
         raise ValueError(f"prompt: got unknown {'words' if len(unknown) > 1 else 'word'} {said}, "
                          f"allowed: the words of {models.config.name}, or allow_unknown")
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-028
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-059
 def check(request: Request, models: Models) -> Request:
     "`request` with every field filled in and inside what `models` can do, prompts and seeds as tuples of one length."
     c = models.config
@@ -403,13 +432,13 @@ def check(request: Request, models: Models) -> Request:
                    _real("guidance_scale", default["guidance_scale"], 0, MAX_GUIDANCE), **sizes,
                    allow_unknown=request.allow_unknown)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-029
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-063
 def first_noise(request: Request, models: Models) -> Tensor:
     "The latents that a checked request starts from, [B, C, T, H, W]: one CPU generator a clip, so device and batch change nothing."
     shape = (models.config.dit.in_channels, 1 + (request.num_frames - 1) // 4, request.height // 8, request.width // 8)
     return make_noise(request.seed, shape).to(models.device)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-030
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-066
 class Hooks:
     """Where rules and marks attach: subclass and override. The pipeline calls `before` with each prompt,
     `noise` with the first latents [B, C, T, H, W], `after` with each finished clip and its record."""
@@ -425,21 +454,7 @@ class Hooks:
         "Clip [T, H, W, 3] uint8 -> the clip that is shown and written: marked as AI-generated."
         return mark(video)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-031
-_MARK = (".#..###.",
-         "#.#..#..",
-         "###..#..",
-         "#.#.###.")
-
-
-def mark(video: np.ndarray) -> np.ndarray:
-    "A copy of clips [..., H, W, 3] uint8 with AI in white on black, 8x4 pixels, in the bottom right corner."
-    pixels = np.array([[255 * (c == "#") for c in row] for row in _MARK], dtype=np.uint8)
-    video = video.copy()
-    video[..., -4:, -8:, :] = pixels[..., None]
-    return video
-
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-032
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-069
 def network(models: Models) -> Callable:
     """The transformer as `cfg` calls it: f(latents [B, C, T, H, W], sigma [B, T], text [B, L, D]) -> velocity, float32.
 
@@ -457,7 +472,7 @@ def network(models: Models) -> Callable:
         return v.clone()                                     # a plain tensor: whoever steers may change what comes of it
     return velocity
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-033
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-070
 def _velocity(request, models):
     "The velocity of a batch as a function of its latents and noise levels, text and guidance already inside."
     ids = tokenize(list(request.prompt) + [""], models.tokenizer, models.config.text_encoder.max_length)
@@ -465,7 +480,7 @@ def _velocity(request, models):
     null = embeds[-1:].expand(len(request.prompt), -1, -1)
     return cfg(network(models), embeds[:-1], null, request.guidance_scale)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-034
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-071
 @torch.no_grad()
 def _steps(request, models, hooks):
     "The sampler's generator for a checked request."
@@ -473,7 +488,7 @@ def _steps(request, models, hooks):
     sigmas = sigma_schedule(request.num_inference_steps, shift=models.config.shift)
     return (yield from sample(velocity, noise, sigmas, solver=SAMPLER))
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-072
 def _prepare(prompt, weights, hooks, options):
     "Check everything that a caller can get wrong, before any work is done."
     models, hooks = _models(weights), hooks or Hooks()
@@ -483,7 +498,7 @@ def _prepare(prompt, weights, hooks, options):
         request = check(replace(request, prompt=list(allowed), seed=list(request.seed)), models)
     return request, models, hooks
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-035
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-073
 def steps(prompt: str | list, *, weights="mini", hooks: Hooks | None = None, **options) -> Generator:
     """Sample, and hand out every `Step` (index, sigma, latents, x0): drive it, look at it, stop when you like.
 
@@ -491,24 +506,23 @@ def steps(prompt: str | list, *, weights="mini", hooks: Hooks | None = None, **o
     `decode(step.x0, weights=...)` shows what the model means at that moment."""
     return _steps(*_prepare(prompt, weights, hooks, options))
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-036
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-074
 def decode(latents: Tensor, *, weights="mini") -> np.ndarray:
     "Clean latents [B, C, T, H, W] -> clips [B, T, H, W, 3] uint8, not marked: for looking at, on the way."
     with torch.inference_mode():
         return to_uint8(_models(weights).vae.decode(latents.float()))
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-037
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-080
 def _capability():
     "What decides which arithmetic runs, in words: device, or CPU instruction set."
     extras = [n for n in ("avx512_bf16", "amx_tile") if getattr(torch.cpu, f"_is_{n}_supported", bool)()]
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *extras])
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-081
 def _device_name(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-038
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-082
 def _records(request, models):
     "One record a clip: all that it takes to make it again, and to see why it came out otherwise."
     shared = {"format": FORMAT, "ai_generated": True, "sampler": SAMPLER, "shift": models.config.shift,
@@ -520,7 +534,7 @@ def _records(request, models):
               "threads": torch.get_num_threads(), "cpu_capability": _capability()}
     return [{"prompt": p, "seed": str(s), **shared} for p, s in zip(request.prompt, request.seed)]
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-039
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-083
 def _sampled(request, models, hooks, progress=None):
     "Clips [B, T, H, W, 3] uint8 of a checked request, before any mark."
     for step in _steps(request, models, hooks):
@@ -528,7 +542,7 @@ def _sampled(request, models, hooks, progress=None):
             progress(step.index + 1, request.num_inference_steps)
     return decode(step.latents, weights=models)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-040
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-084
 @dataclass(frozen=True, eq=False)
 class Generation:
     "Clips, marked, and what made them."
@@ -540,7 +554,7 @@ class Generation:
         "The record of the first clip."
         return self.records[0]
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-041
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-085
 def _finish(frames, request, models, hooks):
     "Let `hooks.after` mark each clip, then hash what came out."
     records = _records(request, models)
@@ -549,7 +563,7 @@ def _finish(frames, request, models, hooks):
         record["sha256"] = video_hash(clip)
     return Generation(marked, tuple(records))
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-086
 def generate(prompt: str | list, *, weights="mini", hooks: Hooks | None = None,
              progress: Callable | None = None, **options) -> Generation:
     """Make a clip of each prompt. `options` are the fields of `Request`; `progress(done, steps)` is called after each step.
@@ -558,17 +572,17 @@ def generate(prompt: str | list, *, weights="mini", hooks: Hooks | None = None,
     request, models, hooks = _prepare(prompt, weights, hooks, options)
     return _finish(_sampled(request, models, hooks, progress), request, models, hooks)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-042
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-087
 def generate_unmarked(prompt: str | list, *, weights="mini", **options) -> np.ndarray:
     "The same clips before the mark, for judging only: nothing in the package writes or shows them."
     return _sampled(*_prepare(prompt, weights, None, options))
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-043
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-092
 def slug(prompt: str) -> str:
     "A file name's worth of a prompt: small letters, digits and hyphens, 60 at most."
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-044
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-093
 @contextmanager
 def _blaming_out(out):
     "A full disk, a folder of someone else's, a file in the way: one line that names `out`."
@@ -577,7 +591,7 @@ def _blaming_out(out):
     except OSError as error:
         raise ValueError(f"out: got {_short(str(out))}, allowed: a folder that can be written ({error.strerror or error})") from None
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-094
 @contextmanager
 def _uninterrupted():
     "Ctrl-C waits: for the few milliseconds of renaming and tidying up."
@@ -590,7 +604,7 @@ def _uninterrupted():
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-045
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-095
 @contextmanager
 def _staging(out):
     "A hidden folder inside `out`, made now (so that a bad `out` is found before the work) and gone afterwards."
@@ -608,10 +622,10 @@ def _staging(out):
                 if new.is_dir() and not any(new.iterdir()):
                     new.rmdir()
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-046
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-096
 _KINDS = (".mp4", ".png", ".json")
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-097
 def _publish(staged, out, stem):
     "Move the three staged files to the first free stem in `out`: all of them, or none."
     for k in range(1, 1_000_000):
@@ -628,7 +642,7 @@ def _publish(staged, out, stem):
             if not isinstance(error, FileExistsError):       # another process was quicker: take the next stem
                 raise
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-098
 def _place(source, path):
     "Give a finished file its name, never over another one."
     try:
@@ -638,13 +652,13 @@ def _place(source, path):
     except OSError:                                          # a file system without hard links
         os.rename(source, path)
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-099
 def _unplace(source, path):
     "Take a name back, if it is our file that bears it."
     if path.exists() and (not source.exists() or os.path.samefile(source, path)):
         path.unlink()
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-047
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-100
 @dataclass(frozen=True, eq=False)
 class Written:
     "The three files of one clip, how it was made, and what differs if it was replayed."
@@ -655,7 +669,7 @@ class Written:
     seconds: float                      # from the prompt to the frames
     differences: tuple = ()
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-048
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-101
 def _write_clip(folder, generation):
     "clip.mp4, clip.png and clip.json in `folder`."
     frames, record = generation.frames[0], generation.record
@@ -665,12 +679,12 @@ def _write_clip(folder, generation):
     write_png(folder / "clip.png", filmstrip(frames))
     (folder / "clip.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-049
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-103
 _RECORD_KEYS = {"format": int, "prompt": str, "seed": str, "num_inference_steps": int, "guidance_scale": float,
                 "num_frames": int, "height": int, "width": int, "allow_unknown": bool, "batch": int, "weights": dict,
                 "versions": dict, "dtype": str, "device": str, "threads": int, "cpu_capability": str, "sha256": str}
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-104
 def read_record(record: dict | str | os.PathLike) -> dict:
     "A record, from its .json or as it is, with every field there and of its type."
     if isinstance(record, (str, os.PathLike)):
@@ -690,7 +704,7 @@ def read_record(record: dict | str | os.PathLike) -> dict:
     _whole("record: its threads", record["threads"], 1, MAX_THREADS)
     return record
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-050
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-105
 def _models_of(record, weights):
     "The weights that made a record, in its dtype; any others are refused."
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(record["dtype"])
@@ -703,19 +717,19 @@ def _models_of(record, weights):
                          f"got {models.config.name!r} with hash {models.weights_hash[:12]}, allowed: the same")
     return models
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-051
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-106
 def _request_of(record):
     fields = {k: record[k] for k in ("num_inference_steps", "guidance_scale", "num_frames", "height", "width", "allow_unknown")}
     return {"prompt": record["prompt"], "seed": int(record["seed"]), **fields}
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-107
 def _differences(old, new):
     "What a record and its replay do not share, of all that can change a pixel; one line each."
     flat = lambda r: {**{k: r.get(k) for k in ("sampler", "shift", "batch", "device", "dtype", "threads", "cpu_capability")}, **r["versions"]}
     then, now = flat(old), flat(new)
     return tuple(f"{k}: {then.get(k)} in the record, {now[k]} here" for k in now if then.get(k) != now[k])
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-052
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-108
 @dataclass(frozen=True, eq=False)
 class Replay:
     "A clip made again: `equal` if every byte of every frame is the record's; `differences` says what may be why not."
@@ -723,7 +737,7 @@ class Replay:
     equal: bool
     differences: tuple
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-109
 def replay(record, *, weights=None, hooks: Hooks | None = None, progress: Callable | None = None) -> Replay:
     """Make a recorded clip again, with the record's thread count (put back afterwards).
 
@@ -738,7 +752,7 @@ def replay(record, *, weights=None, hooks: Hooks | None = None, progress: Callab
         torch.set_num_threads(threads)
     return Replay(made, made.record["sha256"] == record["sha256"], _differences(record, made.record))
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-053
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-111
 def _plan(prompt, record, weights, options):
     "Models, checked request and checked record of what `generate_to_folder` was asked for."
     if (prompt is None) == (record is None):
@@ -755,7 +769,7 @@ def _plan(prompt, record, weights, options):
         _refuse("prompt", prompt, "one text with one seed")
     return models, check(Request(**options), models), record
 
-
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-112
 def _out_folder(out, stem):
     if out is None:
         return Path("out") / stem
@@ -763,7 +777,7 @@ def _out_folder(out, stem):
         _refuse("out", out, "a folder")
     return Path(out)
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-054
+# %% ../../nbs/16_pipeline.generate.ipynb #cell-113
 def generate_to_folder(prompt: str | None = None, *, record=None, out=None, weights=None,
                        progress: Callable | None = None, **options) -> Written:
     """One clip as exactly three files in `out` (default: out/<stem>): .mp4, .png (filmstrip) and .json (record).

@@ -238,19 +238,27 @@ def train(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     out = Path(out or f"runs/{get_config(config).name}")
     legs = range(len(get_config(config).legs)) if all_legs else [leg]
-    told = {"config": config, "legs": list(legs), "weights": _train_legs(config, legs, out, from_weights, resume, device)}
-    _tell(as_json, told)
-
-# %% ../../nbs/21_studio.cli.ipynb #cell-055
-def _train_legs(config, legs, out, start, resume, device):
-    "Train `legs` one after the other, each from where the one before ended -> the file of the last."
-    from sora_edu.training import loop
-    for leg in legs:
-        loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device)
-        start = out / f"leg{leg}.safetensors"
-    return start
+    told = _train_legs(config, legs, out, from_weights, resume, device)
+    _tell(as_json, {"config": config, "legs": list(legs), **told})
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-056
+def _train_legs(config, legs, out, start, resume, device):
+    "Train `legs` one after the other, each from where the one before ended -> the last leg's file, the weights folder, its hash."
+    from sora_edu.pipeline.generate import package
+    from sora_edu.training import loop
+    cfg = loop.get_config(config)
+    for leg in legs:
+        made = out / f"leg{leg}.safetensors"
+        there = [path for path in (made, out / f"leg{leg}.pt") if path.exists()]
+        if there and not resume:
+            raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
+        vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device)
+        start = made
+    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), name=cfg.name, world=cfg.world,
+                     most_frames=cfg.num_frames, size=cfg.size, config=config, legs=list(legs), seed=cfg.seed)
+    return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
+
+# %% ../../nbs/21_studio.cli.ipynb #cell-057
 @app.command()
 def evaluate(
     weights: Weights = None,
@@ -263,21 +271,25 @@ def evaluate(
     told = adherence.evaluate(weights or "mini", suite=suite, limit=limit, progress=not as_json)
     _tell(as_json, told, _scores(told))
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-057
+# %% ../../nbs/21_studio.cli.ipynb #cell-058
 def _scores(told):
     "An evaluation as lines: the shares of a suite's attributes, or of each control."
     shares = {name: score["all"] if "all" in score else score for name, score in told.items() if isinstance(score, dict) and name != "reasons"}
     return [f"{name:>18}: {100 * s['share']:5.1f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})  {s['right']} of {s['n']}" for name, s in shares.items()]
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-059
+# %% ../../nbs/21_studio.cli.ipynb #cell-060
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="Which set of figures, such as first-light.")], as_json: Json = False):
+def bench(
+    name: Annotated[str, typer.Argument(help="Which set of figures, such as first-light.")],
+    only: Annotated[Optional[list[str]], typer.Option(help="Only this figure; may be given several times.", show_default=False)] = None,
+    as_json: Json = False,
+):
     "Measure a set of figures; write figures/NAME.json."
     from sora_edu.evaluate import speed
-    rows = speed.bench(name)
+    rows = speed.bench(name, only=only or None)
     _tell(as_json, rows, [f"{row['name']}: {row['value']} {row['unit']}" for row in rows])
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-063
+# %% ../../nbs/21_studio.cli.ipynb #cell-064
 def main():
     "The command `sora-edu`."
     for stream in (sys.stdout, sys.stderr):

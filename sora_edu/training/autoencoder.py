@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ..model.vae import VAE, VAEConfig, measure_constants, psnr, vae_loss
-from ..world.render import render
+from ..world.render import render, render_masks
 from ..world.scene import World
 
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-007
@@ -153,7 +153,7 @@ def train_autoencoder(cfg: AutoencoderConfig, out, *, world=None, device="cpu", 
                 bar.set_postfix(psnr=row["heldout_psnr"])
     clips = torch.cat([render(world.sample(cfg.seed + 3, 32, start=32 * i), 17, cfg.size, cfg.size, device=device) for i in range(8)])
     vae.config = measure_constants(vae, clips)
-    return polish_decoder(vae, cfg, world, device=device, progress=progress).eval()
+    return vae.eval()
 
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-036
 def polish_decoder(vae: VAE, cfg: AutoencoderConfig, world: World, *, device="cpu", progress=True) -> VAE:

@@ -56,7 +56,9 @@ class TrainConfig:
     num_frames: int = 17
     clips: int = 50_000
     seed: int = 0
-    eval_every: int = 500
+    eval_every: int = 500           # steps between two filmstrips of the prompts
+    prompts: tuple = ("a small red star moves right over the ocean", "a big yellow ring stays still at night",
+                      "a big blue box falls in the snow", "a small green cross circles around over a meadow")
 
 # %% ../../nbs/14_training.configs.ipynb #cell-013
 MINI = TrainConfig("mini", AutoencoderConfig(), legs=(

@@ -1,0 +1,155 @@
+"Suites, counting, controls: what stands between a model and its figure."
+import builtins
+import math
+from collections import Counter
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+
+from sora_edu.evaluate import adherence as A
+from sora_edu.video import to_uint8
+from sora_edu.world.captions import parse
+from sora_edu.world.render import render
+from sora_edu.world.scene import ACTIONS, ATTRIBUTES, Description, is_heldout, make_scene
+
+
+def draw(prompts, seeds):
+    "A perfect generator: it reads the prompt and draws."
+    return to_uint8(render([make_scene(*vars(parse(p)).values(), seed=s) for p, s in zip(prompts, seeds)]))
+
+
+# -- suites ------------------------------------------------------------------------------------------------------------
+def test_the_stored_suites_are_what_the_seed_gives():
+    stored = files("sora_edu").joinpath("data", "suites.json").read_text(encoding="utf-8")
+    assert stored == A.suites_json(A.SUITE_SEED)
+    assert A.make_suites(1) != A.make_suites(A.SUITE_SEED)
+
+
+@pytest.mark.parametrize("name, n", [("seen", 480), ("heldout", 240)])
+def test_a_suite_is_balanced_distinct_and_on_its_side_of_the_split(name, n):
+    cases = A.suite(name)
+    assert len(cases) == n == len({c.description for c in cases}) == len({c.seed for c in cases})
+    assert all(is_heldout(c.scene) == (name == "heldout") for c in cases)
+    assert all(parse(c.prompt) == c.description == c.scene.description for c in cases)
+    for attribute in ATTRIBUTES:
+        assert len(set(Counter(getattr(c.description, attribute) for c in cases).values())) == 1
+
+
+def test_a_prefix_of_a_suite_is_stable():
+    assert A.suite("seen", 7) == A.suite("seen")[:7]
+
+
+@pytest.mark.parametrize("call", [lambda: A.suite("trained"), lambda: A.suite("seen", 0), lambda: A.suite("heldout", 241),
+                                  lambda: A.suite("seen", True), lambda: A.suite("seen", 3.0)])
+def test_bad_suites_are_named(call):
+    with pytest.raises(ValueError, match="got .* allowed"):
+        call()
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
+def test_wilson_solves_its_own_equation():
+    "Wilson's bounds are the shares p with |share - p| = z * sqrt(p (1 - p) / n): checked by putting them back in."
+    for right, n in ((1, 9), (7, 10), (335, 480), (239, 240)):
+        for p in A.wilson(right, n):
+            assert abs(right / n - p) == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / n), abs=1e-9)
+
+
+def test_wilson_at_the_ends():
+    assert A.wilson(0, 20)[0] == 0 and 0.1 < A.wilson(0, 20)[1] < 0.2
+    assert A.wilson(20, 20)[1] == 1 and 0.8 < A.wilson(20, 20)[0] < 0.9
+    assert A.wilson(1, 2)[0] == pytest.approx(1 - A.wilson(1, 2)[1])
+    for bad in ((1, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match="right, n"):
+            A.wilson(*bad)
+
+
+def test_tally_counts_the_unreadable_as_wrong():
+    good = dict.fromkeys((*ATTRIBUTES, "all"), True) | dict(unreadable=None)
+    bad = dict.fromkeys((*ATTRIBUTES, "all"), False) | dict(unreadable="noise")
+    told = A.tally([good, good, bad])
+    assert told["all"]["right"] == 2 and told["all"]["n"] == 3 and told["unreadable"]["right"] == 1 and told["reasons"] == {"noise": 1}
+    with pytest.raises(ValueError, match="judgements"):
+        A.tally([])
+
+
+# -- judging -----------------------------------------------------------------------------------------------------------
+def test_judge_takes_frames_or_floats_and_knows_wrong_words():
+    cases = A.suite("seen", 4)
+    frames = draw([c.prompt for c in cases], [c.seed for c in cases])
+    told = A.judge(frames, [c.description for c in cases])
+    floats = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) / 127.5 - 1
+    assert told == A.judge(floats, [c.description for c in cases])
+    assert all(t["all"] for t in told)
+    other = [Description(*(getattr(c.description, a) if a != "action" else ACTIONS[(ACTIONS.index(c.description.action) + 1) % 10]
+                           for a in ATTRIBUTES)) for c in cases]
+    told = A.judge(frames, other)
+    assert not any(t["all"] or t["action"] for t in told) and all(t["colour"] for t in told)
+
+
+def test_judge_wants_one_description_a_clip():
+    with pytest.raises(ValueError, match="descriptions"):
+        A.judge(draw(["a big red ball spins at night"], [1]), [])
+
+
+def test_a_perfect_generator_scores_and_its_batches_do_not_matter():
+    a = A.evaluate(draw, "heldout", limit=10, batch_size=4, progress=False, rows=True)
+    b = A.evaluate(draw, "heldout", limit=10, batch_size=10, progress=False, rows=True)
+    assert a == b and a["all"]["share"] >= 0.9 and len(a["rows"]) == 10
+    assert {"prompt", "seed", "all", "unreadable", "read"} <= set(a["rows"][0])
+
+
+@pytest.mark.parametrize("change", [dict(batch_size=0), dict(limit=0), dict(suite="nothing")])
+def test_bad_arguments_are_named(change):
+    with pytest.raises(ValueError, match="got .* allowed"):
+        A.evaluate(draw, **dict(dict(suite="seen", limit=2, progress=False) | change))
+
+
+# -- controls ----------------------------------------------------------------------------------------------------------
+def test_controls_score_nothing():
+    told = A.controls(draw, limit=12, batch_size=5, progress=False)
+    assert told["n"] == 12 and told["worst"] == 0
+    assert {"noise", "frozen clip", "shuffled frames", "another prompt's clip", "permuted prompts"} <= set(told)
+    assert all(told[k]["n"] == 12 for k in ("noise", "permuted prompts"))
+
+
+def test_controls_leave_still_prompts_out_and_never_judge_a_clip_against_itself():
+    asked = []
+
+    def generate(prompts, seeds):
+        asked.extend(prompts)
+        return np.zeros((len(prompts), 17, 64, 64, 3), np.uint8)
+    A.controls(generate, limit=9, batch_size=4, progress=False)
+    assert not any("stays still" in p for p in asked)
+    assert all(len(g) > 1 for g in A._pairs(list(range(9)), 4))
+    clips = torch.rand(3, 3, 17, 8, 8)
+    spoiled = A.spoiled(clips)
+    assert all((spoiled["shuffled frames"][i] != clips[i]).any() for i in range(3))
+    assert all((spoiled["another prompt's clip"][i] != clips[i]).any() for i in range(3))
+
+
+def test_evaluation_never_writes_frames(monkeypatch, tmp_path):
+    "No file is opened for writing while a generator is judged, and the working folder stays empty."
+    monkeypatch.chdir(tmp_path)
+    real, written = builtins.open, []
+
+    def guard(file, mode="r", *args, **kw):
+        if set(mode) & set("wax+"):
+            written.append(file)
+        return real(file, mode, *args, **kw)
+    monkeypatch.setattr(builtins, "open", guard)
+    for name in ("write_video", "write_png", "write_bytes"):
+        monkeypatch.setattr(f"sora_edu.video.{name}", lambda *a, **k: written.append(a))
+    monkeypatch.setattr(torch, "save", lambda *a, **k: written.append(a))
+    monkeypatch.setattr(np, "save", lambda *a, **k: written.append(a))
+    A.evaluate(draw, "seen", limit=2, progress=False)
+    A.controls(draw, limit=2, progress=False)
+    assert written == [] and list(tmp_path.iterdir()) == []
+
+
+def test_ceilings_take_any_vae():
+    class Same:
+        encode = decode = staticmethod(lambda v: v)
+    told = A.ceilings(Same(), limit=4)
+    assert told["renders"]["all"] == told["vae"]["all"] and told["renders"]["all"]["right"] >= 3

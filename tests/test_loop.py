@@ -1,0 +1,192 @@
+"Data, configurations and the loop: batches by number, legs, bit-equal resumption, swapped parts, clear refusals."
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import pytest
+import torch
+from sora_edu.diffusion.flow import SigmaMix
+from sora_edu.model.vae import VAE, VAEConfig
+from sora_edu.training.configs import CONFIGS, Leg, get_config
+from sora_edu.training.data import LatentCache, batch_at, token_coverage
+from sora_edu.training.loop import Log, Parts, State, Trainee, preview, save_atomic, train, train_step, training_loss, update_ema
+from sora_edu.world.render import render
+from sora_edu.world.scene import World
+
+NANO = get_config("nano")
+TINY = dataclasses.replace(NANO, clips=30, autoencoder=dataclasses.replace(NANO.autoencoder, steps=3, warmup=1),
+                           legs=(dataclasses.replace(NANO.legs[0], steps=9, batch_size=4, image_batch=4, warmup=2, mid_clip_share=0.3),) * 2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return out, *train(TINY, out=out, progress=False, save_every=3)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(width=16, deep_width=16, depth=1)).eval()
+    return vae, LatentCache(tmp_path_factory.mktemp("cache"), 40).build(vae, World(), chunk=10, progress=False)
+
+
+def test_rows_are_the_scenes_of_their_number(cache):
+    vae, made = cache
+    with torch.no_grad():
+        z = vae.encode(render(World().scene(10, 33)))[0]
+    assert (z - made.latents[33].float()).abs().max() < 0.02 * z.abs().max() + 0.02
+
+
+def test_a_stopped_build_goes_on(cache, tmp_path):
+    vae, made = cache
+
+    class Stops(World):
+        def sample(self, seed, n, split="train", start=0):
+            if start >= 20:
+                raise KeyboardInterrupt
+            return super().sample(seed, n, split, start)
+    half = LatentCache(tmp_path, 40)
+    with pytest.raises(KeyboardInterrupt):
+        half.build(vae, Stops(), chunk=10, progress=False)
+    calls = []
+
+    class Counts(World):
+        def sample(self, seed, n, split="train", start=0):
+            calls.append(start)
+            return super().sample(seed, n, split, start)
+    half.build(vae, Counts(), chunk=10, progress=False)
+    assert min(calls) == 20 and torch.equal(half.latents, made.latents) and torch.equal(half.image_tokens, made.image_tokens)
+
+
+def test_batches_are_functions_of_their_number(cache):
+    leg = Leg(steps=10, batch_size=4, image_batch=8, image_share=0.4, mid_clip_share=0.3)
+    shapes = set()
+    for step in range(40):
+        a, b = batch_at(cache[1], leg, 1, step), batch_at(cache[1], leg, 1, step)
+        assert torch.equal(a["x0"], b["x0"]) and torch.equal(a["ids"], b["ids"])
+        assert torch.equal(torch.randn(2, generator=a["generator"]), torch.randn(2, generator=b["generator"]))
+        shapes.add((a["image"], tuple(a["x0"].shape)))
+    assert shapes == {(True, (8, 16, 1, 8, 8)), (False, (4, 16, 5, 8, 8)), (False, (4, 16, 4, 8, 8))}
+    assert not torch.equal(batch_at(cache[1], leg, 1, 0)["ids"], batch_at(cache[1], leg, 2, 0)["ids"])
+
+
+def test_coverage_gathers_its_four_frames():
+    masks = torch.zeros(1, 5, 16, 16)
+    masks[0, 0, 0, 0], masks[0, 3, 9, 9] = 1, 0.5
+    cover = token_coverage(masks, (2, 2))
+    assert cover.shape == (1, 2, 2, 2) and cover[0, 0].flatten().tolist() == [255, 0, 0, 0] and cover[0, 1].flatten().tolist() == [0, 0, 0, 128]
+
+
+def test_the_loss_weighs_the_actor(cache):
+    leg, model = Leg(steps=1, batch_size=4, image_share=0.0, actor_weight=50.0), Trainee(dataclasses.replace(NANO))
+    batch = lambda: batch_at(cache[1], leg, 0, 0)
+    heavy = training_loss(model, batch(), leg)
+    light = training_loss(model, batch(), dataclasses.replace(leg, actor_weight=1.0))
+    assert heavy != light
+
+
+def test_resumed_equals_uninterrupted(whole, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(state, loss, vae):
+        if state.step == 7:
+            raise Killed
+    with pytest.raises(Killed):
+        train(TINY, out=tmp_path, progress=False, save_every=3, on_step=kill)
+    resumed = train(TINY, out=tmp_path, resume=True, progress=False, save_every=3)[1]
+    assert all(torch.equal(p, q) for p, q in zip(whole[2].parameters(), resumed.parameters()))
+
+
+def test_the_second_leg_starts_from_the_first(whole):
+    out, _, first = whole
+    starts = {}
+    train(TINY, leg=1, from_weights=out, out=out, progress=False, on_step=lambda s, l, v: starts.setdefault("step", s.step))
+    again = train(TINY, leg=1, from_weights=out / "leg0.safetensors", out=out, progress=False)[1]
+    assert starts["step"] == 1 and not all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters()))
+
+
+def test_parts_can_be_swapped(whole):
+    out, calls = whole[0], []
+
+    def loss(model, batch, leg, device):
+        calls.append(len(batch["x0"]))
+        return training_loss(model, batch, leg, device)
+    train(TINY, out=out, progress=False, parts=Parts(loss=loss))
+    assert len(calls) == 9
+
+
+def test_previews_show_the_prompts(whole):
+    clips = preview(whole[1], whole[2], TINY, ["a big red ball rises at night", "a small blue box falls at night"], steps=2)
+    assert clips.shape == (2, 3, 5, 32, 32) and clips.abs().max() <= 1
+
+
+def test_the_average_lags(whole):
+    state = State(Trainee(TINY), 1e-3)
+    before = next(state.ema.parameters()).clone()
+    with torch.no_grad():
+        next(state.model.parameters()).add_(1)
+    update_ema(state.ema, state.model, 10, 1000)
+    moved = (next(state.ema.parameters()) - before).mean()
+    assert 0 < moved < 0.2
+
+
+def test_a_log_is_json(tmp_path):
+    log = Log(tmp_path / "log.jsonl", every=2)
+    assert log.add(1, "video", 1.0, 4) is None and log.add(2, "video", 3.0, 4)["video"] == 2.0
+    assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 2
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path):
+    path = tmp_path / "state.pt"
+    save_atomic(path, {"step": 1})
+    with pytest.raises(Exception):
+        save_atomic(path, {"step": lambda: None})
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+@pytest.mark.parametrize("kwargs, name", [(dict(leg=9), "leg"), (dict(leg=True), "leg"), (dict(leg=-1), "leg"), (dict(from_weights="nowhere"), "from_weights")])
+def test_bad_arguments_are_named(whole, kwargs, name):
+    with pytest.raises(ValueError, match=f"^{name}: got "):
+        train(TINY, out=whole[0], progress=False, **kwargs)
+
+
+@pytest.mark.parametrize("kwargs, name", [(dict(steps=0), "steps"), (dict(image_share=2), "image_share"), (dict(decay=-0.1), "decay"),
+                                          (dict(learning_rate=float("nan")), "learning_rate")])
+def test_bad_legs_are_named(kwargs, name):
+    with pytest.raises(ValueError, match=f"^{name}: got "):
+        Leg(**{"steps": 5, **kwargs})
+
+
+def test_configs_by_name():
+    assert set(CONFIGS) == {"nano", "mini"} and get_config("mini").clips >= 50_000
+    with pytest.raises(ValueError, match="^config: got 'huge', allowed: nano, mini"):
+        get_config("huge")
+
+
+def test_rates_warm_up_hold_and_decay():
+    leg = Leg(steps=1000)
+    assert leg.rate(0) < leg.rate(100) < leg.rate(400) == leg.rate(700) > leg.rate(990) > 0
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+from test_loop import TINY
+from sora_edu.training.loop import train
+import dataclasses
+long = dataclasses.replace(TINY, legs=(dataclasses.replace(TINY.legs[0], steps=100000),))
+train(long, out={out!r}, progress=False, save_every=10**9, on_step=lambda s, l, v: s.step == 3 and print("go", flush=True))
+"""
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+    code = SCRIPT.format(tests=os.path.dirname(__file__), out=str(tmp_path))
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "go\n"
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert "KeyboardInterrupt: stopped after step" in errors
+    assert torch.load(tmp_path / "leg0.pt", weights_only=True)["step"] >= 3
