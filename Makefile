@@ -51,6 +51,7 @@ lab: $(VENV)/.installed
 
 readme: $(VENV)/.installed-dev
 	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/model_card.py
 
 contact-sheet: $(VENV)/.installed
 	$(BIN)/python tools/contact_sheet.py

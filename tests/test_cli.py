@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 from tiny_weights import PROMPT, tiny_folder
 
 from sora_edu.studio import cli
@@ -228,11 +229,29 @@ def test_train_refuses(capsys, args, word):
 def test_all_legs_chain(capsys, monkeypatch):
     from sora_edu.training import loop
     calls = []
-    monkeypatch.setattr(loop, "train", lambda config, **options: calls.append((config, options["leg"], options["from_weights"])))
+    from sora_edu.pipeline import generate
+    net = torch.nn.Module()
+    net.text_encoder = net.dit = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(loop, "train", lambda config, **options: calls.append((config, options["leg"], options["from_weights"])) or (net, net))
+    monkeypatch.setattr(generate, "package", lambda folder, *nets, **info: str(folder))
     code, out, _ = call(capsys, "train", "mini", "--all-legs", "--out", "runs/x", "--device", "cpu", "--json")
     told = json.loads(out)
     assert code == 0 and [leg for _, leg, _ in calls] == told["legs"] == list(range(len(calls))) and len(calls) > 1
     assert [start and str(start) for _, _, start in calls] == [None] + [f"runs/x/leg{k}.safetensors" for k in range(len(calls) - 1)]
+    assert told["weights"] == told["hash"] == "runs/x/weights"
+
+
+def test_training_ends_in_weights_that_generate(capsys, monkeypatch, tmp_path):
+    from sora_edu.pipeline.generate import generate_unmarked
+    from sora_edu.training import loop
+    from test_loop import TINY
+    monkeypatch.setattr(loop, "get_config", lambda name: TINY)
+    monkeypatch.setattr(loop, "train", lambda config, train=loop.train, **options: train(TINY, progress=False, **options))
+    code, out, _ = call(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu", "--json")
+    assert code == 0 and json.loads(out)["weights"] == str(tmp_path / "weights")
+    clip = generate_unmarked("a big red ball rises at night", weights=tmp_path / "weights", num_inference_steps=2)
+    assert clip.shape == (1, 5, 32, 32, 3)
+    assert "leg0.safetensors" in refused(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu")
 
 
 def test_bench_refuses(capsys):

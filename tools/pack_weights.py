@@ -1,6 +1,6 @@
 """Turn a finished training run into a weights folder: safetensors in bf16, tokenizer, words, logs, curve and card.
 
-    python tools/pack_weights.py runs/mini --leg 1 --commit 1234567 --out sora_edu/weights/mini
+    python tools/pack_weights.py runs/mini --leg 0 --commits VAE POLISH LEG0 --out sora_edu/weights/mini
 """
 import argparse
 import hashlib
@@ -59,15 +59,15 @@ def main():
     parse.add_argument("run", type=Path)
     parse.add_argument("--config", default="mini")
     parse.add_argument("--leg", type=int, required=True)
-    parse.add_argument("--commits", nargs="+", required=True, help="the commit of the VAE, then of each leg")
+    parse.add_argument("--commits", nargs="+", required=True, help="the commit of the VAE, of its polish, then of each leg")
     parse.add_argument("--out", type=Path, required=True)
     args = parse.parse_args()
     from sora_edu.pipeline.generate import package
     from sora_edu.training.configs import get_config
     cfg, legs = get_config(args.config), range(args.leg + 1)
     parents = ["vae.safetensors", *(f"leg{k}.safetensors" for k in legs)]
-    info = {"seed": cfg.seed, "vae_commit": args.commits[0], "autoencoder": asdict(cfg.autoencoder),
-            "legs": [{"leg": k, "commit": args.commits[k + 1], "parent": parents[k], "parent_sha256": digest(args.run / parents[k]),
+    info = {"seed": cfg.seed, "clips": cfg.clips, "vae_commit": args.commits[0], "polish_commit": args.commits[1], "autoencoder": asdict(cfg.autoencoder),
+            "legs": [{"leg": k, "commit": args.commits[k + 2], "parent": parents[k], "parent_sha256": digest(args.run / parents[k]),
                       **asdict(cfg.legs[k])} for k in legs]}
     hashed = package(args.out, *networks(args.run, cfg, args.leg), name=args.config, world=cfg.world,
                      most_frames=cfg.num_frames, size=cfg.size, **info)

@@ -18,23 +18,25 @@ def sigma_schedule(num_steps: int, *, shift: float = 1.0) -> Tensor:
         raise ValueError(f"num_steps: got {num_steps!r}, allowed: a whole number from 1")
     return shift_sigma(torch.linspace(1, 0, num_steps + 1), shift)
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-009
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-010
 def make_noise(seeds, shape) -> Tensor:
     "Noise [B, *shape], one CPU generator a clip: a seed gives the same noise on every device and in any batch."
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-012
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-013
 def _advance(velocity_fn, x, v, now, then, free, solver, generator):
     "One step of a solver from noise level `now` to `then`."
     if solver == "ancestral" and then > 0:
-        noise = torch.randn(x.shape, generator=generator).to(x)
+        keep = (1 - now) * then / ((1 - then) * now)               # of the noise that is in x
+        fresh = torch.randn(x.shape, generator=generator).to(x)
+        noise = keep * (x + (1 - now) * v) + (1 - keep**2) ** 0.5 * fresh
         return (1 - then) * to_x0(x, v, now * free) + then * noise
     ahead = x + (then - now) * v
     if solver == "heun" and then > 0:
         return x + (then - now) * (v + velocity_fn(ahead, then * free)) / 2
     return ahead
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-014
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-015
 @dataclass
 class Step:
     "What the sampler hands out after each step: latents at `sigma`, and the clean latents it is heading for."
@@ -43,7 +45,7 @@ class Step:
     latents: Tensor
     x0: Tensor
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-015
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-016
 def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=None, given_mask=None, generator=None):
     """Yield a `Step` for each interval of `sigmas`. `velocity_fn(x, sigma [B, T]) -> v`.
     `given` [B, C, T, h, w] with `given_mask` [B, T] (1 where given) is held at sigma 0 throughout.
@@ -54,7 +56,7 @@ def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=
     hold = lambda x: x if given is None else torch.where(expand_sigma(free, x) > 0, x, given)
     x = hold(noise)
     for i, (now, then) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
-        v = velocity_fn(x, now * free)
+        v = velocity_fn(x, now * free) * expand_sigma(free, x)      # what is given does not move
         x0 = hold(to_x0(x, v, now * free))
         x = hold(_advance(velocity_fn, x, v, now, then, free, solver, generator))
         sent = yield Step(i, then, x, x0)

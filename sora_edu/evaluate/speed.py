@@ -105,7 +105,7 @@ def bench(name: str = "first-light", *, only=None, progress: bool = True) -> lis
         write_figures(path, {k: rows[k] for k in MEASURES if k in rows})
     if failed:
         raise ValueError(f"bench: not measured: {'; '.join(failed)}")
-    return list(rows.values())
+    return [rows[k] for k in MEASURES if k in rows]
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-023
 _adherence = {}
@@ -253,8 +253,10 @@ def _():
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-051
 @measure("first_preview", "s")
 def _():
-    from sora_edu.studio.widgets import time_to_first_preview
-    return {"value": round(statistics.median(time_to_first_preview() for _ in range(5)), 3), "n": 5}
+    "In a process of its own: this floor lies below the widgets'."
+    code = "from sora_edu.studio.widgets import time_to_first_preview as t; print(sorted(t() for _ in range(5))[2])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {"value": round(float(out.stdout.split()[-1]), 3), "n": 5}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-053
 def _trainee():

@@ -32,8 +32,12 @@ class DiTConfig:
         for name in ("in_channels", "out_channels", "num_attention_heads", "num_layers", "ffn_dim", "text_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
-        if self.attention_head_dim % 2 or self.freq_dim % 2:
-            raise ValueError(f"attention_head_dim, freq_dim: got {self.attention_head_dim}, {self.freq_dim}, allowed: even numbers")
+        if self.attention_head_dim % 2 or self.attention_head_dim < 6:
+            raise ValueError(f"attention_head_dim: got {self.attention_head_dim}, allowed: an even number from 6")
+        if self.freq_dim % 2 or self.freq_dim < 2:
+            raise ValueError(f"freq_dim: got {self.freq_dim}, allowed: an even number from 2")
+        if len(self.patch_size) != 3 or min(self.patch_size) < 1:
+            raise ValueError(f"patch_size: got {self.patch_size}, allowed: three whole numbers from 1 (frames, rows, columns)")
 
     @property
     def dim(self) -> int:
@@ -212,8 +216,18 @@ class DiT(nn.Module):
         shift, scale = (self.scale_shift_table[:, None] + time.unsqueeze(2)).unbind(2)
         return self.proj_out(modulate(x, shift, scale))
 
+    def _check(self, x, timestep, text, cache):
+        shape = lambda t: tuple(t.shape) if torch.is_tensor(t) else t
+        if x.ndim != 5 or x.shape[1] != self.config.in_channels:
+            raise ValueError(f"hidden_states: got {shape(x)}, allowed: [B, {self.config.in_channels}, T, H, W]")
+        if timestep.ndim not in (1, 2) or len(timestep) != len(x):
+            raise ValueError(f"timestep: got {shape(timestep)}, allowed: [{len(x)}], or [{len(x)}, frames or tokens]")
+        if cache is None and (not torch.is_tensor(text) or text.ndim != 3 or len(text) != len(x) or text.shape[2] != self.config.text_dim):
+            raise ValueError(f"encoder_hidden_states: got {shape(text)}, allowed: [{len(x)}, L, {self.config.text_dim}]")
+
     def forward(self, hidden_states, timestep, encoder_hidden_states=None, *, cache=None):
         "[B, C, T, H, W], timestep 0..1000 as [B], [B, T'] or [B, tokens], text [B, L, text_dim] -> [B, C, T, H, W]."
+        self._check(hidden_states, timestep, encoder_hidden_states, cache)
         grid = grid_size(hidden_states.shape, self.config.patch_size)
         n = math.prod(grid)
         if timestep.ndim == 2 and timestep.shape[1] not in (1, grid[0], n):

@@ -61,25 +61,7 @@ def caption(scene: Scene, style="plain", seed=0, image=False) -> str:
     text = re.sub(r",? and it is *$", "", re.sub(r"\s+", " ", text))
     return re.sub(r"( ?, ?)+", ", ", text).strip(" ,")
 
-
-def describe(scene: Scene, style="plain", seed=0, image=False) -> Description:
-    "What `caption` of the same arguments tells."
-    said = _plan(scene, style, seed, image)[1]
-    truth = vars(scene.description)
-    return Description(**{s: truth[s] if said[s] else None for s in ATTRIBUTES})
-
 # %% ../../nbs/04_world.captions.ipynb #cell-020
-def caption(scene: Scene, style="plain", seed=0, image=False) -> str:
-    "One caption of a scene. Seed 0 is the canonical wording; others draw synonyms. Of an image, no action is told."
-    template, said = _plan(scene, style, seed, image)
-    text = template
-    for slot, phrase in said.items():
-        text = text.replace("{" + slot + "}", phrase or "")
-    text = re.sub(r"(, )?(that|which|and it)(?= *(,|$| over| above| in | at | under))", "", text) if not said["action"] else text
-    text = re.sub(r",? and it is *$", "", re.sub(r"\s+", " ", text))
-    return re.sub(r"( ?, ?)+", ", ", text).strip(" ,")
-
-
 def describe(scene: Scene, style="plain", seed=0, image=False) -> Description:
     "What `caption` of the same arguments tells."
     said = _plan(scene, style, seed, image)[1]

@@ -1,0 +1,120 @@
+"Samplers: orders of convergence, equality with diffusers, what is given stays, and a course that can be changed."
+import pytest
+import torch
+
+from sora_edu.diffusion.samplers import Step, make_noise, sample, sigma_schedule
+
+MEAN, STD = 1.5, 0.5
+
+
+def gaussian(x, sigma):
+    "The exact velocity where the data is N(MEAN, STD^2): E[noise - x0 | x]."
+    s = sigma[:, None, :, None, None].to(x)
+    gain = ((1 - s) * STD**2 * -1 + s) / ((1 - s) ** 2 * STD**2 + s**2)
+    return -MEAN + gain * (x - (1 - s) * MEAN)
+
+
+def ends(solver, n, noise, **options):
+    return list(sample(gaussian, noise, torch.linspace(1, 0, n + 1, dtype=torch.float64), solver=solver, **options))[-1].latents
+
+
+NOISE = torch.randn(64, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("solver, order", [("euler", 1), ("heun", 2)])
+def test_orders_of_convergence(solver, order):
+    exact = MEAN + STD * NOISE                                     # the flow of a Gaussian is a line
+    errors = [(ends(solver, n, NOISE) - exact).abs().max().item() for n in (40, 80, 160)]
+    observed = [torch.log2(torch.tensor(a / b)).item() for a, b in zip(errors, errors[1:])]
+    assert all(abs(o - order) < 0.25 for o in observed), observed
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ancestral"])
+def test_samples_have_the_data_s_moments(solver):
+    noise = torch.randn(500, 2, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = ends(solver, 100, noise, generator=torch.Generator().manual_seed(2))
+    assert abs(x.mean() - MEAN) < 0.03 and abs(x.std() - STD) < 0.03
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ancestral"])
+def test_every_step_lies_on_the_path(solver):
+    "Latents at level s are spread as the data's and the noise's mixture is."
+    noise = torch.randn(500, 2, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    levels = torch.linspace(1, 0, 101, dtype=torch.float64)
+    for step in sample(gaussian, noise, levels, solver=solver, generator=torch.Generator().manual_seed(2)):
+        std = ((1 - step.sigma) ** 2 * STD**2 + step.sigma**2) ** 0.5
+        assert abs(step.latents.std() / std - 1) < 0.05 and abs(step.latents.mean() - (1 - step.sigma) * MEAN) < 0.03
+
+
+def test_euler_is_diffusers_euler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    scheduler, sigmas = FlowMatchEulerDiscreteScheduler(), sigma_schedule(20, shift=3.0)
+    scheduler.set_timesteps(sigmas=sigmas[:-1].numpy())
+    x = theirs = NOISE.float()
+    for t, s in zip(scheduler.timesteps, scheduler.sigmas):
+        theirs = scheduler.step(gaussian(theirs, s.expand(64, 3)), t, theirs).prev_sample
+    ours = list(sample(gaussian, x, sigmas))[-1].latents
+    assert len(scheduler.timesteps) == 20 and (ours - theirs).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ancestral"])
+def test_what_is_given_stays(solver):
+    given, mask = torch.full_like(NOISE, 7.0), torch.tensor([[1, 0, 0]]).expand(64, -1)
+    seen = []
+
+    def watch(x, sigma):
+        seen.append((x[:, :, 0].clone(), sigma.clone()))
+        return gaussian(x, sigma)
+    steps = list(sample(watch, NOISE, sigma_schedule(5), given=given, given_mask=mask, solver=solver))
+    assert all((s.latents[:, :, 0] == 7).all() and (s.x0[:, :, 0] == 7).all() for s in steps)
+    assert all((x == 7).all() and (sigma[:, 0] == 0).all() for x, sigma in seen) and (seen[0][1][:, 1] == 1).all()
+    assert (steps[-1].latents[:, :, 1:] != 7).all()
+
+
+def test_steps_tell_where_they_are():
+    steps = list(sample(gaussian, NOISE, sigma_schedule(4)))
+    assert [s.index for s in steps] == [0, 1, 2, 3] and steps[-1].sigma == 0 and isinstance(steps[0], Step)
+    assert torch.equal(steps[-1].latents, steps[-1].x0) or torch.allclose(steps[-1].latents, steps[-1].x0, atol=1e-9)
+
+
+def test_it_asks_only_when_it_is_asked():
+    calls = []
+    made = sample(lambda x, s: calls.append(1) or gaussian(x, s), NOISE, sigma_schedule(10))
+    next(made), next(made)
+    made.close()
+    assert len(calls) == 2
+
+
+def test_its_course_can_be_changed():
+    made = sample(gaussian, NOISE, sigma_schedule(3))
+    next(made)
+    answer = made.send({"latents": torch.zeros_like(NOISE), "velocity_fn": lambda x, s: torch.zeros_like(x)})
+    assert answer.index == 0 and (answer.latents == 0).all()
+    assert all((s.latents == 0).all() for s in made)
+
+
+def test_chance_comes_from_the_generator_alone():
+    run = lambda seed: ends("ancestral", 5, NOISE, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
+
+
+def test_noise_belongs_to_its_seed():
+    many = make_noise([5, 6, 7], (2, 3))
+    assert torch.equal(many[1], make_noise([6], (2, 3))[0]) and not torch.equal(many[0], many[1])
+
+
+def test_schedules_fall_from_one_to_zero():
+    for shift in (1.0, 3.0):
+        sigmas = sigma_schedule(7, shift=shift)
+        assert len(sigmas) == 8 and sigmas[0] == 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, True, None])
+def test_bad_numbers_of_steps_are_named(n):
+    with pytest.raises(ValueError, match="^num_steps: got .*, allowed: a whole number from 1"):
+        sigma_schedule(n)
+
+
+def test_bad_solvers_are_named():
+    with pytest.raises(ValueError, match="^solver: got 'magic', allowed: euler, heun, ancestral"):
+        next(sample(gaussian, NOISE, sigma_schedule(2), solver="magic"))
