@@ -132,3 +132,9 @@ def test_images_have_one_level():
 def test_bad_shares_are_named(shares):
     with pytest.raises(ValueError, match="^shared, independent, given, ramp: got .*, allowed: shares that sum to 1"):
         SigmaMix(**shares)
+
+
+@pytest.mark.parametrize("mix, name", [(dict(shared=float("nan")), "shared, independent, given, ramp"), (dict(std=-1.0), "std"), (dict(std=float("nan")), "std")])
+def test_bad_mixes_are_named(mix, name):
+    with pytest.raises(ValueError, match=f"^{name}: got .*, allowed: "):
+        SigmaMix(**mix)

@@ -116,7 +116,7 @@ def test_it_shares_no_code_with_the_renderer():
     assert names == {"ACTIONS", "ACTORS", "ATTRIBUTES", "COLOUR_RGB", "COLOURS", "SETTINGS", "SIZES", "Description"}    # words, no geometry
 
 
-@pytest.mark.parametrize("video", [None, torch.zeros(3, 17, 64, 64), torch.zeros(1, 1, 17, 64, 64), torch.full((1, 3, 1, 64, 64), float("nan"))])
+@pytest.mark.parametrize("video", [None, torch.zeros(3, 17, 64, 64), torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 0, 64, 64), torch.zeros(1, 1, 17, 64, 64), torch.full((1, 3, 1, 64, 64), float("nan"))])
 def test_bad_clips_are_named(video):
     with pytest.raises(ValueError, match="^video: got .*, allowed: "):
         read(video)

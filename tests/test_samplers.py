@@ -118,3 +118,14 @@ def test_bad_numbers_of_steps_are_named(n):
 def test_bad_solvers_are_named():
     with pytest.raises(ValueError, match="^solver: got 'magic', allowed: euler, heun, ancestral"):
         next(sample(gaussian, NOISE, sigma_schedule(2), solver="magic"))
+
+
+@pytest.mark.parametrize("options", [dict(given=NOISE), dict(given_mask=torch.ones(64, 3))])
+def test_given_and_its_mask_belong_together(options):
+    with pytest.raises(ValueError, match="^given, given_mask: got .* only, allowed: both or neither"):
+        next(sample(gaussian, NOISE, sigma_schedule(2), **options))
+
+
+def test_a_level_may_come_twice():
+    steps = list(sample(gaussian, NOISE, torch.tensor([1.0, 1.0, 0.5, 0.0]), solver="ancestral", generator=torch.Generator().manual_seed(0)))
+    assert torch.isfinite(steps[-1].latents).all() and torch.equal(steps[0].latents, NOISE)

@@ -87,3 +87,14 @@ def test_unknown_words_name_their_neighbours():
 def test_bad_sizes_are_named():
     with pytest.raises(ValueError, match="^dim: got 30, allowed: a multiple of num_heads = 4"):
         TextConfig(dim=30)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "dim", "num_layers", "num_heads", "max_length"])
+def test_sizes_are_positive(name):
+    with pytest.raises(ValueError, match=f"^{name}: got 0, allowed: 1 or more"):
+        TextConfig(**{name: 0})
+
+
+def test_too_many_ids_are_named(encoder):
+    with pytest.raises(ValueError, match="^ids: got 25 tokens, allowed: at most 24"):
+        encoder(torch.ones(1, 25, dtype=torch.long))

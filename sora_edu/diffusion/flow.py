@@ -65,8 +65,10 @@ class SigmaMix:
 
     def __post_init__(self):
         shares = (self.shared, self.independent, self.given, self.ramp)
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6):
             raise ValueError(f"shared, independent, given, ramp: got {shares}, allowed: shares that sum to 1")
+        if not self.std > 0:
+            raise ValueError(f"std: got {self.std}, allowed: more than 0")
 
 # %% ../../nbs/10_diffusion.flow.ipynb #cell-027
 def sample_sigma_map(mix: SigmaMix, batch: int, frames: int, generator: torch.Generator) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 # %% ../../nbs/12_diffusion.guidance.ipynb #cell-007
 def cfg(model_fn, prompt_embeds: Tensor, negative_embeds: Tensor, guidance_scale: float):
     "Classifier-free guidance: a velocity function that asks with and without the prompt in one batch, and goes further."
-    if not 0 <= guidance_scale <= 100:
-        raise ValueError(f"guidance_scale: got {guidance_scale}, allowed: 0 to 100")
+    if not isinstance(guidance_scale, (int, float)) or not 0 <= guidance_scale <= 100:
+        raise ValueError(f"guidance_scale: got {guidance_scale!r}, allowed: 0 to 100")
     if guidance_scale == 1:
         return lambda x, sigma: model_fn(x, sigma, prompt_embeds)
     both = torch.cat([prompt_embeds, negative_embeds.expand_as(prompt_embeds)])

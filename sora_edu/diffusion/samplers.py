@@ -27,7 +27,7 @@ def make_noise(seeds, shape) -> Tensor:
 def _advance(velocity_fn, x, v, now, then, free, solver, generator):
     "One step of a solver from noise level `now` to `then`."
     if solver == "ancestral" and then > 0:
-        keep = (1 - now) * then / ((1 - then) * now)               # of the noise that is in x
+        keep = (1 - now) * then / ((1 - then) * now) if then < 1 else 1.0              # of the noise that is in x
         fresh = torch.randn(x.shape, generator=generator).to(x)
         noise = keep * (x + (1 - now) * v) + (1 - keep**2) ** 0.5 * fresh
         return (1 - then) * to_x0(x, v, now * free) + then * noise
@@ -52,6 +52,8 @@ def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=
     Sending a dict changes course: {"velocity_fn": ..., "latents": ...}."""
     if solver not in ("euler", "heun", "ancestral"):
         raise ValueError(f"solver: got {solver!r}, allowed: euler, heun, ancestral")
+    if (given is None) != (given_mask is None):
+        raise ValueError(f"given, given_mask: got {'the first' if given is not None else 'the second'} only, allowed: both or neither")
     free = torch.ones(noise.shape[0], noise.shape[2], device=noise.device) if given_mask is None else 1 - given_mask.float()
     hold = lambda x: x if given is None else torch.where(expand_sigma(free, x) > 0, x, given)
     x = hold(noise)

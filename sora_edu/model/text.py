@@ -57,6 +57,9 @@ class TextConfig:
     max_length: int = 24
 
     def __post_init__(self):
+        for name in ("vocab_size", "dim", "num_layers", "num_heads", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
         if self.dim % self.num_heads:
             raise ValueError(f"dim: got {self.dim}, allowed: a multiple of num_heads = {self.num_heads}")
 
@@ -91,6 +94,8 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(cfg.dim)
 
     def forward(self, ids: Tensor) -> Tensor:
+        if ids.shape[1] > self.config.max_length:
+            raise ValueError(f"ids: got {ids.shape[1]} tokens, allowed: at most {self.config.max_length}")
         keep = ids != 0
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
         bias = torch.zeros_like(x[..., 0]).masked_fill(~keep, -1e4)[:, None, None]

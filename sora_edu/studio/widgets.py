@@ -58,7 +58,7 @@ def world_composer():
     choices = {"size": s.SIZES, "colour": s.COLOURS, "actor": s.ACTORS, "action": s.ACTIONS, "setting": s.SETTINGS}
     controls = {name: W.Dropdown(options=words, description=name) for name, words in choices.items()}
     controls["seed"] = W.IntSlider(value=0, min=0, max=99, description="seed", continuous_update=False)
-    picture, told = W.Image(format="png"), W.HTML()
+    picture, told = _picture(), W.HTML()
 
     def show(_=None):
         made = compose(**{name: control.value for name, control in controls.items()})
@@ -69,10 +69,18 @@ def world_composer():
     return _box("world-composer", W.VBox([*controls.values()]), W.VBox([picture, told]))
 
 
-def _box(name, *children):
-    "Side by side, under a class name that tests can find."
+def _picture():
+    "An empty picture that keeps its proportions."
     import ipywidgets as W
-    box = W.HBox(children)
+    return W.Image(format="png", layout=W.Layout(max_width="100%", object_fit="contain", align_self="flex-start"))
+
+
+def _box(name, *children):
+    "Side by side where there is room, else one below the other, under a class name that tests can find."
+    import ipywidgets as W
+    box = W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items="flex-start"))
+    for child in children:
+        child.layout.flex, child.layout.max_width = "0 0 auto", "100%"
     box.add_class(name)
     return box
 
@@ -96,6 +104,7 @@ _HOVER = """
 function render({ model, el }) {
   const img = document.createElement("img");
   img.tabIndex = 0; img.style.outlineOffset = "2px"; img.alt = "frame with patch grid";
+  img.setAttribute("data-lm-suppress-shortcuts", "true");       // else JupyterLab takes the arrow keys
   const draw = () => { img.src = "data:image/png;base64," + model.get("image"); };
   const move = (n) => { model.set("cell", n); model.save_changes(); };
   img.addEventListener("mousemove", (e) => {
@@ -132,7 +141,7 @@ def spacetime_patches(frames=None):
     import base64
     import ipywidgets as W
     frames = compose()["frames"] if frames is None else frames
-    hover, own, told = _hover_image(), W.Image(format="png"), W.HTML()
+    hover, own, told = _hover_image(), _picture(), W.HTML()
     size = W.Dropdown(options=[4, 8, 16, 32], value=16, description="pixels")
     time_patch = W.Dropdown(options=[1, 2, 4, 8], value=4, description="frames")
     group = W.IntSlider(value=0, min=0, max=3, description="group")
@@ -149,7 +158,7 @@ def spacetime_patches(frames=None):
     show()
     return _box("spacetime-patches", hover, W.VBox([size, time_patch, group, told, own]))
 
-# %% ../../nbs/20_studio.widgets.ipynb #cell-023
+# %% ../../nbs/20_studio.widgets.ipynb #cell-024
 @lru_cache(maxsize=1)
 def _codecs():
     "The packaged VAE, and PCA fitted on a few rendered clips."
@@ -171,7 +180,7 @@ def latent_view(clip, channels: int = 16, frame: int = 8) -> dict:
         views[name] = to_uint8(codec.decode(z)[0])[frame]
     return views
 
-# %% ../../nbs/20_studio.widgets.ipynb #cell-026
+# %% ../../nbs/20_studio.widgets.ipynb #cell-027
 def latents_widget(clip=None):
     "The widget: channels kept, frame, and two codecs beside the original."
     import ipywidgets as W
@@ -180,7 +189,7 @@ def latents_widget(clip=None):
     clip = render(make_scene("big", "pink", "heart", "rises", "in the desert", 4)) if clip is None else clip
     channels = W.IntSlider(value=16, min=1, max=16, description="channels", continuous_update=False)
     frame = W.IntSlider(value=8, min=0, max=clip.shape[2] - 1, description="frame", continuous_update=False)
-    picture, told = W.Image(format="png"), W.HTML(text("original, PCA, VAE"))
+    picture, told = _picture(), W.HTML(text("original, PCA, VAE"))
 
     def show(_=None):
         picture.value = png(np.concatenate(list(latent_view(clip, channels.value, frame.value).values()), 1), 3)
@@ -188,14 +197,14 @@ def latents_widget(clip=None):
     show()
     return _box("latents", W.VBox([channels, frame, told]), picture)
 
-# %% ../../nbs/20_studio.widgets.ipynb #cell-029
+# %% ../../nbs/20_studio.widgets.ipynb #cell-031
 def pipeline_stepper(prompt, seed, guidance_scale, num_inference_steps, weights="mini"):
     "Frames [T, H, W, 3] of the clean guess after every step, by the packaged weights."
     from sora_edu.pipeline.generate import decode, mark, steps
     for step in steps(prompt, weights=weights, seed=seed, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps):
         yield mark(decode(step.x0, weights=weights)[0])
 
-# %% ../../nbs/20_studio.widgets.ipynb #cell-030
+# %% ../../nbs/20_studio.widgets.ipynb #cell-032
 class Playground:
     "The state and the controls. `stepper(prompt, seed, guidance_scale, num_inference_steps)` yields frames, one clip a step."
     def __init__(self, stepper=pipeline_stepper):
@@ -207,7 +216,7 @@ class Playground:
         self.steps = W.IntSlider(value=20, min=1, max=50, description="steps")
         self.start, self.stop = W.Button(description="Start"), W.Button(description="Stop", disabled=True)
         self.scrub = W.IntSlider(value=0, min=0, max=0, description="look at")
-        self.picture, self.status = W.Image(format="png"), W.HTML(text("ready"))
+        self.picture, self.status = _picture(), W.HTML(text("ready"))
         self.start.on_click(self._start), self.stop.on_click(self._stop), self.scrub.observe(self._show, "value")
         controls = W.VBox([self.prompt, self.seed, self.guidance, self.steps, W.HBox([self.start, self.stop]), self.scrub, self.status])
         self.widget = _box("playground", controls, self.picture)
@@ -215,7 +224,7 @@ class Playground:
     def _start(self, _=None):
         if self.thread and self.thread.is_alive():
             return
-        self.history, self.began = [], time.perf_counter()
+        self.fresh, self.began = True, time.perf_counter()
         self.stopping.clear()
         self.start.disabled, self.stop.disabled = True, False
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -240,7 +249,8 @@ class Playground:
 
     def _keep(self, frames):
         "A step's frames into the history, and on the screen if the reader looks at the newest."
-        if not self.history:
+        if self.fresh:                                       # until now the last run was kept: a refused prompt loses nothing
+            self.fresh, self.history, self.scrub.value = False, [], 0
             self.first_preview = time.perf_counter() - self.began
         newest = self.scrub.value >= len(self.history) - 1
         self.history.append(frames)
@@ -254,7 +264,7 @@ class Playground:
         if self.history:
             self.picture.value = png(strip(self.history[min(self.scrub.value, len(self.history) - 1)]), 3)
 
-# %% ../../nbs/20_studio.widgets.ipynb #cell-031
+# %% ../../nbs/20_studio.widgets.ipynb #cell-033
 def time_to_first_preview(weights="mini") -> float:
     "Seconds from the click to the first preview, weights loaded."
     from functools import partial

@@ -28,7 +28,7 @@ from ..model.text import load_tokenizer, tokenize
 from ..model.dit import DiT
 from ..model.text import TextEncoder
 from ..model.vae import VAE, VAEConfig
-from .autoencoder import fast_bf16, polish_decoder, train_autoencoder
+from .autoencoder import Muon, fast_bf16, polish_decoder, train_autoencoder
 from .configs import Leg, TrainConfig, get_config
 from .data import LatentCache, batch_at
 from ..video import filmstrip, to_uint8, write_png
@@ -63,7 +63,7 @@ class Optimizers:
         named = list(model.named_parameters())
         matrices = [p for n, p in named if p.ndim == 2 and "blocks" in n]
         rest = [p for n, p in named if not (p.ndim == 2 and "blocks" in n)]
-        self.both = (torch.optim.Muon(matrices, lr=lr, weight_decay=0, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        self.both = (Muon(matrices, lr),
                      torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0))
 
     def step(self, lr: float):

@@ -1,0 +1,183 @@
+"""The four widgets in a real browser: JupyterLab, Chromium, mouse and keyboard. Fails, not skips, where Chromium is missing.
+
+SORA_EDU_CHROMIUM names another executable; SORA_EDU_SCREENSHOTS a folder for pictures of each widget."""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+TOKEN = "0123456789abcdef"
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+CELLS = ["from sora_edu.studio import widgets as w\nw.world_composer()", "w.spacetime_patches()", "w.latents_widget()",
+         "play = w.Playground()\nplay.steps.value = 8\nplay.widget"]
+
+
+def notebook(cells):
+    code = [dict(cell_type="code", id=f"c{i}", metadata={}, outputs=[], execution_count=None, source=s) for i, s in enumerate(cells)]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    return json.dumps(dict(cells=code, metadata=spec, nbformat=4, nbformat_minor=5))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(ready, seconds, what):
+    "Poll until `ready()` is true; a name for what did not come."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if ready():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{what} did not come within {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "The address of a JupyterLab with one notebook."
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    (folder / "widgets.ipynb").write_text(notebook(CELLS))
+    env = {**os.environ, **{f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "RUNTIME", "DATA")}, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", f"--IdentityProvider.token={TOKEN}",
+               f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    server = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def up():
+        assert server.poll() is None, "JupyterLab ended"
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={TOKEN}", timeout=2).status == 200
+        except OSError:
+            return False
+    try:
+        wait_for(up, 60, "JupyterLab")
+        yield f"http://127.0.0.1:{port}/lab/tree/widgets.ipynb?reset&token={TOKEN}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    "The notebook, opened and run."
+    from playwright.sync_api import sync_playwright
+    chromium = os.environ.get("SORA_EDU_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium, "Chromium is missing: install it, or name it in SORA_EDU_CHROMIUM"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1300, "height": 1500})
+        page.set_default_timeout(60_000)
+        page.goto(lab)
+        page.add_style_tag(content=".jp-toastContainer { display: none }")          # no invitations to the news
+        run_all(page)
+        yield page
+        browser.close()
+
+
+def run_all(page):
+    "Run all cells; JupyterLab swallows the wish until its kernel is idle."
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    for _ in range(5):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        try:
+            page.locator(".playground").wait_for(timeout=30_000)
+            return
+        except Exception:
+            assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0, page.locator(".jp-OutputArea").all_inner_texts()
+    raise AssertionError("the cells did not run")
+
+
+def image(box, nth=0):
+    return box.locator("img").nth(nth).get_attribute("src")
+
+
+def changes(page, look, act, what):
+    "Do something, and wait until what is seen is another."
+    before = look()
+    act()
+    wait_for(lambda: look() != before, 20, what)
+
+
+def photograph(box, name):
+    if folder := os.environ.get("SORA_EDU_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        box.scroll_into_view_if_needed()
+        box.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def test_world_composer(page):
+    box = page.locator(".world-composer").first
+    colour, action = box.locator("select").nth(1), box.locator("select").nth(3)
+    changes(page, lambda: image(box), lambda: colour.select_option("green"), "a green clip")
+    wait_for(lambda: "green" in box.locator("pre").inner_text(), 10, "the caption")
+    action.focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("s"), "another action by its first letter")
+    changes(page, lambda: image(box), lambda: [page.keyboard.press(key) for key in ("Enter", "ArrowDown", "Enter")], "the next action")
+    box.locator(".noUi-handle").first.focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "another seed by keyboard")
+    caption, read = [line.split(":")[1].split() for line in box.locator("pre").inner_text().splitlines()]
+    assert [word for word in caption if word != "a"] == read
+    photograph(box, "world-composer")
+
+
+def test_spacetime_patches(page):
+    box = page.locator(".spacetime-patches").first
+    grid, told = box.locator("img").first, lambda: box.locator("pre").inner_text()
+    grid.scroll_into_view_if_needed()
+    size = grid.bounding_box()
+    changes(page, told, lambda: page.mouse.move(size["x"] + 0.9 * size["width"], size["y"] + 0.9 * size["height"]), "the token under the pointer")
+    assert "token 15 of 64" in told()
+    grid.focus()
+    changes(page, told, lambda: page.keyboard.press("ArrowUp"), "the token above, by keyboard")
+    assert "token 11 of 64" in told()
+    changes(page, told, lambda: box.locator("select").first.select_option("8"), "smaller patches")
+    assert "of 256" in told()
+    photograph(box, "spacetime-patches")
+
+
+def test_latents(page):
+    box = page.locator(".latents").first
+    box.scroll_into_view_if_needed()
+    box.locator(".noUi-handle").first.focus()
+    changes(page, lambda: image(box), lambda: [page.keyboard.press("ArrowLeft") for _ in range(10)], "fewer channels by keyboard")
+    box.locator(".noUi-handle").nth(1).focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "another frame by keyboard")
+    photograph(box, "latents")
+
+
+def test_prompt_playground(page):
+    box = page.locator(".playground").first
+    box.scroll_into_view_if_needed()
+    status, prompt = lambda: box.locator("pre").inner_text(), box.locator("input[type=text]").first
+    start, stop = box.get_by_role("button", name="Start"), box.get_by_role("button", name="Stop")
+    start.focus()
+    page.keyboard.press("Enter")
+    wait_for(lambda: "step" in status(), 60, "the first preview")
+    wait_for(lambda: "done after 8 steps" in status(), 60, "the last step")
+    photograph(box, "playground")
+    box.locator(".noUi-handle").nth(2).focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("Home"), "the first step, scrubbed back to by keyboard")
+    box.locator(".noUi-handle").nth(1).focus()
+    page.keyboard.press("End")                                     # 50 steps: time enough to stop
+    start.click()
+    wait_for(lambda: "step 2 of 50" in status() or "step 3 of 50" in status(), 30, "some steps")
+    stop.click()
+    wait_for(lambda: "stopped after" in status(), 20, "the stop")
+    kept = image(box)
+    prompt.fill("a small <b>red</b> starr")
+    prompt.press("Tab")
+    start.click()
+    wait_for(lambda: "prompt: got" in status(), 20, "the refusal")
+    assert "<b>" in status() and box.locator("pre b").count() == 0 and image(box) == kept
+    photograph(box, "playground-refusal")
