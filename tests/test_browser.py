@@ -109,6 +109,14 @@ def changes(page, look, act, what):
     wait_for(lambda: look() != before, 20, what)
 
 
+def press_track(page, box, nth, where):
+    "Press the mouse on a slider's track, at a share `where` of its length."
+    track = box.locator(".noUi-base").nth(nth)
+    track.scroll_into_view_if_needed()
+    at = track.bounding_box()
+    page.mouse.click(at["x"] + where * at["width"], at["y"] + at["height"] / 2)
+
+
 def photograph(box, name):
     if folder := os.environ.get("SORA_EDU_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -126,6 +134,7 @@ def test_world_composer(page):
     changes(page, lambda: image(box), lambda: [page.keyboard.press(key) for key in ("Enter", "ArrowDown", "Enter")], "the next action")
     box.locator(".noUi-handle").first.focus()
     changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "another seed by keyboard")
+    changes(page, lambda: image(box), lambda: press_track(page, box, 0, 0.6), "another seed by mouse")
     caption, read = [line.split(":")[1].split() for line in box.locator("pre").inner_text().splitlines()]
     assert [word for word in caption if word != "a"] == read
     photograph(box, "world-composer")
@@ -153,6 +162,8 @@ def test_latents(page):
     changes(page, lambda: image(box), lambda: [page.keyboard.press("ArrowLeft") for _ in range(10)], "fewer channels by keyboard")
     box.locator(".noUi-handle").nth(1).focus()
     changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "another frame by keyboard")
+    changes(page, lambda: image(box), lambda: press_track(page, box, 0, 0.9), "more channels by mouse")
+    changes(page, lambda: image(box), lambda: press_track(page, box, 1, 0.1), "an early frame by mouse")
     photograph(box, "latents")
 
 
@@ -168,6 +179,7 @@ def test_prompt_playground(page):
     photograph(box, "playground")
     box.locator(".noUi-handle").nth(2).focus()
     changes(page, lambda: image(box), lambda: page.keyboard.press("Home"), "the first step, scrubbed back to by keyboard")
+    changes(page, lambda: image(box), lambda: press_track(page, box, 2, 0.55), "a middle step by mouse")
     box.locator(".noUi-handle").nth(1).focus()
     page.keyboard.press("End")                                     # 50 steps: time enough to stop
     start.click()

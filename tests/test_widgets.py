@@ -60,6 +60,12 @@ def test_the_composer_follows_its_words():
     assert find(box, "Image").value != before
 
 
+def test_the_composer_shows_words_as_text(monkeypatch):
+    monkeypatch.setattr(w, "compose", lambda **_: {"frames": FRAMES, "caption": "a <b>red</b> star", "reading": "<i>none</i>"})
+    told = find(w.world_composer(), "HTML").value
+    assert "&lt;b&gt;red" in told and "&lt;i&gt;none" in told and told.count("<") == 2
+
+
 # -- spacetime patches -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("patch, grid", [((4, 16, 16), (4, 4, 4)), ((1, 8, 8), (17, 8, 8)), ((8, 32, 32), (2, 2, 2))])
 def test_tokens_tile_the_clip(patch, grid):
@@ -88,6 +94,14 @@ def test_the_patches_follow_pointer_and_sizes():
     assert hover.grid == [8, 8] and "of 256" in told.value
     find(box, "IntSlider", "group").value = 2
     assert "token 133" in told.value
+
+
+def test_a_coarser_grid_stays_in_its_group():
+    box = w.spacetime_patches(FRAMES)
+    find(box, "Dropdown", "pixels").value = 4
+    box.children[0].cell = 200
+    find(box, "Dropdown", "pixels").value = 32
+    assert box.children[0].cell == 3 and "token 3 of 16" in find(box, "HTML").value
 
 
 # -- latents -----------------------------------------------------------------------------------------------------------
@@ -134,8 +148,8 @@ def test_every_step_is_kept_and_can_be_looked_at():
     play.steps.value = 6
     run(play)
     assert len(play.history) == 6 and "done after 6 steps" in play.status.value and shown(play) == 50
-    play.scrub.value = 2
-    assert shown(play) == 20 and play.scrub.max == 5
+    play.scrub.value = 3
+    assert shown(play) == 20 and play.scrub.max == 6
     assert not play.start.disabled and play.stop.disabled
 
 
@@ -166,7 +180,7 @@ def test_a_refused_prompt_says_why_and_loses_nothing():
     run(play)
     assert "prompt: got" in play.status.value and "<b>" not in play.status.value and "Traceback" not in play.status.value
     assert len(play.history) == 2 and play.picture.value == kept
-    play.scrub.value = 0
+    play.scrub.value = 1
     assert play.picture.value != kept
 
 
@@ -176,16 +190,16 @@ def test_a_new_run_takes_the_old_one_s_place():
     run(play)
     play.steps.value, play.seed.value = 2, 3
     run(play)
-    assert len(play.history) == 2 and play.scrub.max == 1 and shown(play) == 13
+    assert len(play.history) == 2 and play.scrub.max == 2 and shown(play) == 13
 
 
 def test_a_fault_of_ours_is_shown_whole():
     def broken(*_):
         yield FRAMES
-        raise RuntimeError("a fault")
+        raise RuntimeError("a <b>fault</b>")
     play = w.Playground(broken)
     run(play)
-    assert "Traceback" in play.status.value and "a fault" in play.status.value and not play.start.disabled
+    assert "Traceback" in play.status.value and "a &lt;b&gt;fault" in play.status.value and not play.start.disabled
 
 
 def test_the_pipeline_s_steps_are_marked():

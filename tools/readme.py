@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INDEX, FIGURES = ROOT / "nbs" / "index.ipynb", ROOT / "figures" / "first-light.json"
 TOLD = {  # the figures that a newcomer cares for, in words
-    "adherence_all_gpu": "prompts shown with all five attributes right, trained on a GPU",
-    "adherence_all_cpu": "the same, trained on two CPU cores",
+    "adherence_all_gpu": "480 prompts: all five attributes right, trained on a GPU",
+    "adherence_all_cpu": "480 prompts: all five attributes right, trained on two CPU cores",
     "adherence_actor": "shape right, shipped weights",
     "heldout_gap": "points lost on combinations never seen in training",
     "control_worst": "all right by chance: the best of six controls",

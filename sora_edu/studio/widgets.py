@@ -34,7 +34,7 @@ def strip(frames, n: int = 5) -> np.ndarray:
 # %% ../../nbs/20_studio.widgets.ipynb #cell-007
 def text(message) -> str:
     "A message as HTML: whatever a user typed is shown, never interpreted."
-    return f"<pre style='white-space:pre-wrap;margin:0'>{html.escape(str(message))}</pre>"
+    return f"<pre style='white-space:pre-wrap;word-break:normal;margin:0'>{html.escape(str(message))}</pre>"
 
 # %% ../../nbs/20_studio.widgets.ipynb #cell-010
 def compose(size="big", colour="red", actor="star", action="moves right", setting="over the ocean", seed=0) -> dict:
@@ -149,8 +149,9 @@ def spacetime_patches(frames=None):
     def show(_=None):
         patch = (time_patch.value, size.value, size.value)
         side, group.max = frames.shape[1] // size.value, len(frames) // time_patch.value - 1
-        view = patch_view(frames, patch, group.value * side * side + hover.cell)
-        hover.grid, hover.image = [side, side], base64.b64encode(png(view["sheet"], 4)).decode()
+        cell = min(hover.cell, side * side - 1)              # a coarser grid has fewer cells
+        view = patch_view(frames, patch, group.value * side * side + cell)
+        hover.cell, hover.grid, hover.image = cell, [side, side], base64.b64encode(png(view["sheet"], 4)).decode()
         own.value = png(view["own"], 6 if size.value < 16 else 3)
         told.value = text(f"token {view['token']} of {view['tokens']}\nattention compares {view['pairs']:,} pairs")
     for control, trait in ((size, "value"), (time_patch, "value"), (group, "value"), (hover, "cell")):
@@ -192,7 +193,7 @@ def latents_widget(clip=None):
     picture, told = _picture(), W.HTML(text("original, PCA, VAE"))
 
     def show(_=None):
-        picture.value = png(np.concatenate(list(latent_view(clip, channels.value, frame.value).values()), 1), 3)
+        picture.value = png(strip(np.stack(list(latent_view(clip, channels.value, frame.value).values()))), 3)
     channels.observe(show, "value"), frame.observe(show, "value")
     show()
     return _box("latents", W.VBox([channels, frame, told]), picture)
@@ -215,7 +216,7 @@ class Playground:
         self.guidance = W.FloatSlider(value=3.0, min=0, max=10, step=0.5, description="guidance")
         self.steps = W.IntSlider(value=20, min=1, max=50, description="steps")
         self.start, self.stop = W.Button(description="Start"), W.Button(description="Stop", disabled=True)
-        self.scrub = W.IntSlider(value=0, min=0, max=0, description="look at")
+        self.scrub = W.IntSlider(value=1, min=1, max=1, description="look at")
         self.picture, self.status = _picture(), W.HTML(text("ready"))
         self.start.on_click(self._start), self.stop.on_click(self._stop), self.scrub.observe(self._show, "value")
         controls = W.VBox([self.prompt, self.seed, self.guidance, self.steps, W.HBox([self.start, self.stop]), self.scrub, self.status])
@@ -250,11 +251,11 @@ class Playground:
     def _keep(self, frames):
         "A step's frames into the history, and on the screen if the reader looks at the newest."
         if self.fresh:                                       # until now the last run was kept: a refused prompt loses nothing
-            self.fresh, self.history, self.scrub.value = False, [], 0
+            self.fresh, self.history, self.scrub.value = False, [], 1
             self.first_preview = time.perf_counter() - self.began
-        newest = self.scrub.value >= len(self.history) - 1
+        newest = self.scrub.value >= len(self.history)
         self.history.append(frames)
-        self.scrub.max = len(self.history) - 1
+        self.scrub.max = len(self.history)
         if newest:
             self.scrub.value = self.scrub.max
         self._show()
@@ -262,7 +263,7 @@ class Playground:
 
     def _show(self, _=None):
         if self.history:
-            self.picture.value = png(strip(self.history[min(self.scrub.value, len(self.history) - 1)]), 3)
+            self.picture.value = png(strip(self.history[min(self.scrub.value, len(self.history)) - 1]), 3)
 
 # %% ../../nbs/20_studio.widgets.ipynb #cell-033
 def time_to_first_preview(weights="mini") -> float:
