@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# %% ../../nbs/10_diffusion.flow.ipynb #cell-005
+# %% ../../nbs/10_diffusion.flow.ipynb #cell-006
 def expand_sigma(sigma: Tensor, like: Tensor) -> Tensor:
     "Noise levels [B] or [B, T] (or already five-dimensional), shaped to broadcast over `like` [B, C, T, H, W]."
     if sigma.ndim == 5:
@@ -21,7 +21,7 @@ def expand_sigma(sigma: Tensor, like: Tensor) -> Tensor:
         raise ValueError(f"sigma: got {tuple(sigma.shape)}, allowed: [B], [B, {like.shape[2]}] or five dimensions")
     return sigma[:, None, :, None, None]
 
-# %% ../../nbs/10_diffusion.flow.ipynb #cell-006
+# %% ../../nbs/10_diffusion.flow.ipynb #cell-007
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     "The straight path from data (sigma 0) to noise (sigma 1): (1 - sigma) x0 + sigma noise."
     sigma = expand_sigma(sigma, x0)
@@ -37,7 +37,7 @@ def to_x0(x: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
     "The clean latents that a velocity points back to: x - sigma v."
     return x - expand_sigma(sigma, x) * v
 
-# %% ../../nbs/10_diffusion.flow.ipynb #cell-013
+# %% ../../nbs/10_diffusion.flow.ipynb #cell-014
 def flow_loss(v_pred: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, weight: Tensor | None = None) -> Tensor:
     "Squared error of the velocity, averaged over what is not given (sigma > 0), with optional weights that broadcast."
     error = (v_pred.float() - velocity(x0, noise)).square()
@@ -45,14 +45,14 @@ def flow_loss(v_pred: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, weight: 
     w = w.expand_as(error)
     return (error * w).sum() / w.sum().clamp(min=1e-8)
 
-# %% ../../nbs/10_diffusion.flow.ipynb #cell-023
+# %% ../../nbs/10_diffusion.flow.ipynb #cell-024
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     "Push noise levels towards 1 (shift > 1): shift sigma / (1 + (shift - 1) sigma). Keeps 0 and 1."
     if not shift > 0:
         raise ValueError(f"shift: got {shift}, allowed: more than 0")
     return shift * sigma / (1 + (shift - 1) * sigma)
 
-# %% ../../nbs/10_diffusion.flow.ipynb #cell-026
+# %% ../../nbs/10_diffusion.flow.ipynb #cell-027
 @dataclass(frozen=True)
 class SigmaMix:
     "How a training batch's noise levels are drawn: shares of four kinds, and a logit-normal distribution."
@@ -70,7 +70,7 @@ class SigmaMix:
         if not self.std > 0:
             raise ValueError(f"std: got {self.std}, allowed: more than 0")
 
-# %% ../../nbs/10_diffusion.flow.ipynb #cell-027
+# %% ../../nbs/10_diffusion.flow.ipynb #cell-028
 def sample_sigma_map(mix: SigmaMix, batch: int, frames: int, generator: torch.Generator) -> Tensor:
     "Noise levels [batch, frames] in [0, 1]; exactly 0 where a frame is given (never all of them)."
     draw = lambda n: torch.sigmoid(mix.mean + mix.std * torch.randn(batch, n, generator=generator))

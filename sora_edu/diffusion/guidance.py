@@ -9,7 +9,7 @@ __all__ = ['cfg']
 import torch
 from torch import Tensor
 
-# %% ../../nbs/12_diffusion.guidance.ipynb #cell-007
+# %% ../../nbs/12_diffusion.guidance.ipynb #cell-008
 def cfg(model_fn, prompt_embeds: Tensor, negative_embeds: Tensor, guidance_scale: float):
     "Classifier-free guidance: a velocity function that asks with and without the prompt in one batch, and goes further."
     if not isinstance(guidance_scale, (int, float)) or not 0 <= guidance_scale <= 100:

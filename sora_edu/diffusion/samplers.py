@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from .flow import expand_sigma, shift_sigma, to_x0
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-006
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-007
 def sigma_schedule(num_steps: int, *, shift: float = 1.0) -> Tensor:
     "Noise levels from 1 to 0, [num_steps + 1], pushed towards noise by `shift`."
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps: got {num_steps!r}, allowed: a whole number from 1")
     return shift_sigma(torch.linspace(1, 0, num_steps + 1), shift)
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-010
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-011
 def make_noise(seeds, shape) -> Tensor:
     "Noise [B, *shape], one CPU generator a clip: a seed gives the same noise on every device and in any batch."
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-013
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-014
 def _advance(velocity_fn, x, v, now, then, free, solver, generator):
     "One step of a solver from noise level `now` to `then`."
     if solver == "ancestral" and then > 0:
@@ -36,7 +36,7 @@ def _advance(velocity_fn, x, v, now, then, free, solver, generator):
         return x + (then - now) * (v + velocity_fn(ahead, then * free)) / 2
     return ahead
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-015
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-016
 @dataclass
 class Step:
     "What the sampler hands out after each step: latents at `sigma`, and the clean latents it is heading for."
@@ -45,7 +45,7 @@ class Step:
     latents: Tensor
     x0: Tensor
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-016
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-017
 def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=None, given_mask=None, generator=None):
     """Yield a `Step` for each interval of `sigmas`. `velocity_fn(x, sigma [B, T]) -> v`.
     `given` [B, C, T, h, w] with `given_mask` [B, T] (1 where given) is held at sigma 0 throughout.

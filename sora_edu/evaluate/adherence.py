@@ -23,7 +23,7 @@ from ..world.oracle import matches, read
 from ..world.render import render
 from ..world.scene import ACTIONS, ACTORS, ATTRIBUTES, COLOURS, SETTINGS, SIZES, Description, is_heldout, make_scene
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-006
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-007
 SUITES = {"seen": 480, "heldout": 240}       # name -> prompts
 
 
@@ -32,7 +32,7 @@ SUITE_SEED = 20260101
 
 _WORDS = (SIZES, COLOURS, ACTORS, ACTIONS, SETTINGS)
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-007
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-008
 @dataclass(frozen=True)
 class Case:
     "One prompt of a suite, the one seed it is generated from, and what a clip of it must show."
@@ -45,7 +45,7 @@ class Case:
         "The scene that the renderer would draw for this prompt and seed."
         return make_scene(*(getattr(self.description, a) for a in ATTRIBUTES), seed=self.seed)
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-009
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-010
 def _balanced(n: int, heldout: bool, rng: random.Random) -> list:
     """n different rows of five words, every word of a slot equally often, all held out or none. Columns are shuffled, then
     wrong rows trade one word with another row as long as that makes no new wrong row: trades keep the balance."""
@@ -60,7 +60,7 @@ def _balanced(n: int, heldout: bool, rng: random.Random) -> list:
             _trade(rows, seen, i, rng.randrange(n), rng.randrange(len(_WORDS)), good)
     return [tuple(row) for row in rows]
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-010
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-011
 def _trade(rows, seen, i, j, slot, good):
     "Swap one word of rows i and j, and swap it back if fewer rows are good for it."
     def swap():
@@ -72,7 +72,7 @@ def _trade(rows, seen, i, j, slot, good):
     if good(rows[i]) + good(rows[j]) < before:
         swap()
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-011
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-012
 def make_suites(seed: int = SUITE_SEED) -> dict:
     "Both suites as plain data: name -> list of {prompt, seed, size, colour, actor, action, setting}. Same seed, same suites."
     out = {}
@@ -84,20 +84,20 @@ def make_suites(seed: int = SUITE_SEED) -> dict:
         out[name] = [dict(prompt=caption(make_scene(*row)), seed=s, **dict(zip(ATTRIBUTES, row))) for row, s in zip(rows, seeds)]
     return out
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-012
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-013
 def suites_json(seed: int = SUITE_SEED) -> str:
     "The text of the packaged data file."
     lines = {k: ",\n".join("  " + json.dumps(row) for row in rows) for k, rows in make_suites(seed).items()}
     return "{\n" + ",\n".join(f' "{k}": [\n{v}\n ]' for k, v in lines.items()) + "\n}\n"
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-015
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-016
 @lru_cache(maxsize=1)
 def _stored():
     text = files("sora_edu").joinpath("data", "suites.json").read_text(encoding="utf-8")
     return {name: tuple(Case(r["prompt"], r["seed"], Description(*(r[a] for a in ATTRIBUTES))) for r in rows)
             for name, rows in json.loads(text).items()}
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-016
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-017
 def suite(name: str = "seen", n: int | None = None) -> list:
     "The first `n` cases (default: all) of a stored suite: 480 seen prompts or 240 of held-out combinations."
     if name not in SUITES:
@@ -106,14 +106,14 @@ def suite(name: str = "seen", n: int | None = None) -> list:
         raise ValueError(f"n: got {n!r}, allowed: a whole number from 1 to {SUITES[name]}")
     return list(_stored()[name][:n])
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-020
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-021
 def _as_video(clips) -> Tensor:
     "uint8 [B, T, H, W, 3] or floats [B, 3, T, H, W] in [-1, 1] -> the latter."
     if isinstance(clips, np.ndarray) or (torch.is_tensor(clips) and clips.dtype == torch.uint8):
         return from_uint8(np.asarray(clips))
     return clips
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-021
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-022
 def judge(videos, descriptions) -> list:
     """What the oracle says of each clip, against what was asked: videos uint8 [B, T, H, W, 3] or floats [B, 3, T, H, W] ->
     list of {size, colour, actor, action, setting, all: bool, unreadable: reason or None, read: dict of words}."""
@@ -126,7 +126,7 @@ def judge(videos, descriptions) -> list:
         out.append(right | {"all": all(right.values()), "unreadable": reading.unreadable, "read": asdict(reading.description)})
     return out
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-026
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-027
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple:
     "Wilson's score interval (1927) of a share: the shares that `right` of `n` would not surprise, 95% by default."
     if not (n >= 1 and 0 <= right <= n):
@@ -135,12 +135,12 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple:
     middle, half = p + zz / (2 * n), z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
     return max(0.0, (middle - half) / (1 + zz / n)), min(1.0, (middle + half) / (1 + zz / n))
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-032
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-033
 def _share(right: int, n: int) -> dict:
     low, high = wilson(right, n)
     return dict(right=right, n=n, share=right / n, low=low, high=high)
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-033
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-034
 def tally(judgements: list) -> dict:
     "Judgements -> {all, size, ..., setting: {right, n, share, low, high}, unreadable: the same, reasons: reason -> count, n}."
     if not judgements:
@@ -153,7 +153,7 @@ def tally(judgements: list) -> dict:
     reasons = Counter(j["unreadable"] for j in judgements if j["unreadable"])
     return out | dict(unreadable=_share(sum(reasons.values()), len(judgements)), reasons=dict(reasons.most_common()), n=len(judgements))
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-035
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-036
 def generator(weights="mini", **options):
     "Weights (name, folder or loaded models) -> generate(prompts, seeds) of uint8 clips, unmarked, for judging only."
     def generate(prompts, seeds):
@@ -161,7 +161,7 @@ def generator(weights="mini", **options):
         return generate_unmarked(list(prompts), weights=weights, seed=list(seeds), **options)
     return generate
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-037
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-038
 def _batches(cases, size, progress, title):
     "Cases in groups, with a bar on stderr if wanted."
     groups = [cases[i:i + size] for i in range(0, len(cases), size)]
@@ -170,7 +170,7 @@ def _batches(cases, size, progress, title):
     from tqdm.auto import tqdm
     return tqdm(groups, desc=title, unit="batch")
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-038
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-039
 def _judged(generate, cases, batch_size, progress, title):
     "All judgements of a generator; clips are dropped as soon as they are judged."
     out = []
@@ -178,11 +178,11 @@ def _judged(generate, cases, batch_size, progress, title):
         out += judge(generate([c.prompt for c in group], [c.seed for c in group]), [c.description for c in group])
     return out
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-039
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-040
 def _generate(source, options):
     return source if callable(source) else generator(source, **options)
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-040
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-041
 def evaluate(source="mini", suite="seen", *, batch_size: int = 16, limit: int | None = None, progress: bool = True, rows: bool = False, **options) -> dict:
     """Judge a generator on a suite: `source` is generate(prompts, seeds) -> clips, or weights. `suite` is seen, heldout or
     controls. -> what `tally` tells, with suite and prompts; `rows` adds every judgement. Frames are never written to a file."""
@@ -197,7 +197,7 @@ def evaluate(source="mini", suite="seen", *, batch_size: int = 16, limit: int | 
         out["rows"] = [dict(prompt=c.prompt, seed=c.seed, **j) for c, j in zip(cases, judged)]
     return out
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-049
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-050
 def _shuffled(clips: Tensor, seed: int) -> Tensor:
     "The same frames in another order, one for each clip, never the old one."
     g, t = torch.Generator().manual_seed(seed), clips.shape[2]
@@ -207,14 +207,14 @@ def _shuffled(clips: Tensor, seed: int) -> Tensor:
         orders.append(order if (order != torch.arange(t)).any() else order.roll(1))
     return torch.stack([clip[:, order] for clip, order in zip(clips, orders)])
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-050
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-051
 def spoiled(clips: Tensor, seed: int = 0) -> dict:
     "Clips [B, 3, T, H, W] that no longer show their prompts: name -> clips. Needs at least two."
     noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1)
     return {"noise": noise, "frozen clip": clips[:, :, :1].expand_as(clips), "shuffled frames": _shuffled(clips, seed),
             "another prompt's clip": clips.roll(1, 0)}
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-053
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-054
 def random_models(models, seed: int = 0):
     "The same models with a DiT of random weights."
     with torch.random.fork_rng(devices=[]):
@@ -225,7 +225,7 @@ def random_models(models, seed: int = 0):
                 p.add_(0.02 * torch.randn_like(p))
     return replace(models, dit=dit.to(models.device, models.dtype).eval().requires_grad_(False))
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-054
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-055
 def _random_generator(source, options):
     "The generator of random weights that belongs to `source`; None where `source` is a mere function."
     if callable(source):
@@ -234,7 +234,7 @@ def _random_generator(source, options):
     models = source if isinstance(source, Models) else load_models(source)
     return generator(random_models(models), **options)
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-055
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-056
 def _pairs(cases, size):
     "Groups of about `size`, none of them a single case."
     groups = [cases[i:i + max(size, 2)] for i in range(0, len(cases), max(size, 2))]
@@ -242,7 +242,7 @@ def _pairs(cases, size):
         groups[-2:] = [groups[-2] + groups[-1]]
     return groups
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-056
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-057
 def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, progress: bool = True, **options) -> dict:
     """What must fail, judged like the rest: name -> tally, and `worst`, the highest share of all five right. Prompts that say
     "stays still" are left out (a frozen clip of those is right). Weights also answer for a DiT of random weights."""
@@ -263,12 +263,12 @@ def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, p
     out = {name: tally(rows) for name, rows in judged.items()}
     return dict(suite="controls", n=len(wanted), worst=max(t["all"]["share"] for t in out.values()), **out)
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-060
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-061
 def rendered(cases) -> Tensor:
     "The true clips of cases, as the renderer draws them: [B, 3, 17, 64, 64]."
     return render([c.scene for c in cases])
 
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-061
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-062
 def ceilings(vae=None, suite="seen", *, batch_size: int = 16, limit: int | None = None, progress: bool = False) -> dict:
     """What a perfect generator would score: the oracle on true renders, and on their reconstructions by `vae` (anything with
     `encode` and `decode`) if one is given. -> {renders: tally, vae: tally}."""

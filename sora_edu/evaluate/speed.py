@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 import torch
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-006
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-007
 def cpu_model() -> str:
     "The processor's name."
     try:
@@ -28,22 +28,22 @@ def cpu_model() -> str:
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-007
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-008
 def machine() -> str:
     "What a figure was measured on: no name and no path, only what the number depends on."
     return f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-008
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-009
 def _git(*args):
     return subprocess.run(["git", *args], capture_output=True, text=True).stdout.strip()
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-009
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-010
 def commit() -> str:
     "The commit that is measured; `+` when the working tree differs from it."
     dirty = [line for line in _git("status", "--porcelain").splitlines() if not line.endswith(".json") or "figures/" not in line]
     return _git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-012
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-013
 def took(function, n: int = 5) -> float:
     "Median seconds of n calls, after one to warm up."
     function()
@@ -53,10 +53,10 @@ def took(function, n: int = 5) -> float:
         return time.perf_counter() - start
     return statistics.median(once() for _ in range(n))
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-016
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-017
 MEASURES = {}          # name -> (unit, function); a function returns {"value", and perhaps "interval" and "n"}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-017
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-018
 def measure(name: str, unit: str, *, slow: bool = False):
     "Register a function as the way to measure a figure."
     def keep(function):
@@ -64,7 +64,7 @@ def measure(name: str, unit: str, *, slow: bool = False):
         return function
     return keep
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-018
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-019
 def _repository() -> Path:
     "The project's root: figures live beside the package, in a checkout."
     root = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path("..").resolve()
@@ -72,14 +72,14 @@ def _repository() -> Path:
         raise ValueError("bench: figures are measured in a checkout of the project, not in an installed package")
     return root
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-019
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-020
 def write_figures(path: Path, rows: dict):
     "The rows as a list of records, written beside and renamed."
     path.parent.mkdir(exist_ok=True)
     path.with_suffix(".tmp").write_text(json.dumps(list(rows.values()), indent=1) + "\n")
     os.replace(path.with_suffix(".tmp"), path)
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-020
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-021
 def bench(name: str = "first-light", *, only=None, progress: bool = True) -> list:
     """Measure the figures of `name` and write figures/NAME.json after each; `only` picks some by name and keeps the other rows.
     A figure that fails is left out, the rest go on, and a ValueError at the end names it."""
@@ -107,10 +107,10 @@ def bench(name: str = "first-light", *, only=None, progress: bool = True) -> lis
         raise ValueError(f"bench: not measured: {'; '.join(failed)}")
     return [rows[k] for k in MEASURES if k in rows]
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-023
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-024
 _adherence = {}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-024
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-025
 def _adhered(suite):
     "One evaluation serves several figures."
     from sora_edu.evaluate.adherence import evaluate
@@ -118,65 +118,65 @@ def _adhered(suite):
         _adherence[suite] = evaluate("mini", suite, progress=False)
     return _adherence[suite]
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-025
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-026
 def _percent(share):
     "A share of `tally` as a row."
     return {"value": round(100 * share["share"], 2), "interval": [round(100 * share["low"], 2), round(100 * share["high"], 2)], "n": share["n"]}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-026
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-027
 @measure("adherence_all_cpu", "%", slow=True)
 def _():
     return _percent(_adhered("seen")["all"])
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-027
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-028
 @measure("adherence_all_gpu", "%")
 def _():
     return {"value": None}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-028
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-029
 @measure("adherence_actor", "%", slow=True)
 def _():
     return _percent(_adhered("seen")["actor"])
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-029
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-030
 @measure("heldout_gap", "points", slow=True)
 def _():
     seen, held = _adhered("seen")["all"], _adhered("heldout")["all"]
     return {"value": round(100 * (seen["share"] - held["share"]), 2), "n": held["n"]}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-031
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-032
 def _vae():
     from sora_edu.pipeline.generate import load_models
     return load_models("mini", dtype=torch.float32).vae
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-032
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-033
 _ceilings = {}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-033
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-034
 def _ceiling(kind):
     from sora_edu.evaluate.adherence import ceilings
     if not _ceilings:
         _ceilings.update(ceilings(_vae(), "seen"))
     return _percent(_ceilings[kind]["all"])
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-034
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-035
 @measure("oracle_renders", "%")
 def _():
     return _ceiling("renders")
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-035
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-036
 @measure("oracle_vae", "%")
 def _():
     return _ceiling("vae")
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-036
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-037
 @measure("control_worst", "%", slow=True)
 def _():
     from sora_edu.evaluate.adherence import controls
     found = [v["all"] for v in controls("mini", progress=False).values() if isinstance(v, dict)]
     return _percent(max(found, key=lambda share: share["share"]))
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-041
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-042
 def _heldout_clips(n=64, seed=99):
     from sora_edu.world.render import render
     from sora_edu.world.scene import World
@@ -189,24 +189,24 @@ def _psnr_of(codec):
     clips = _heldout_clips()
     return psnr(torch.cat([codec.decode(codec.encode(v)) for v in clips.split(8)]), clips)
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-042
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-043
 def _pca():
     from sora_edu.model.vae import PCA
     from sora_edu.world.render import render
     from sora_edu.world.scene import World
     return PCA(16).fit(render(World().sample(5, 256)))
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-043
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-044
 @measure("vae_psnr", "dB")
 def _():
     return {"value": round(_psnr_of(_vae()), 2), "n": 64}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-044
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-045
 @measure("vae_gain", "dB")
 def _():
     return {"value": round(_psnr_of(_vae()) - _psnr_of(_pca()), 2), "n": 64}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-045
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-046
 @measure("latent_cut", "")
 @torch.no_grad()
 def _():
@@ -215,7 +215,7 @@ def _():
     cuts = [(vae.encode(clips[:, :, 4 * k:])[:, :, 1:] - whole[:, :, k + 1:]).abs().max().item() for k in range(1, 4)]
     return {"value": max(cuts), "n": 3}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-046
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-047
 @measure("dit_parity", "")
 @torch.no_grad()
 def _():
@@ -232,7 +232,7 @@ def _():
     times = (torch.tensor([30.0, 800.0]), 1000 * torch.rand(2, 80, generator=g))
     return {"value": max((ours(x, t, text) - stock(x, t, text, return_dict=False)[0]).abs().max().item() for t in times), "n": 2}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-048
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-049
 def _playback(batch):
     from sora_edu.pipeline.generate import generate_unmarked, load_models
     models = load_models("mini")
@@ -240,17 +240,17 @@ def _playback(batch):
     seconds = took(lambda: generate_unmarked(prompts, weights=models, seed=list(range(batch)), num_inference_steps=30))
     return {"value": round(batch * 17 / 8 / seconds, 2), "n": 5}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-049
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-050
 @measure("playback_single", "×")
 def _():
     return _playback(1)
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-050
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-051
 @measure("playback_batch16", "×")
 def _():
     return _playback(16)
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-051
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-052
 @measure("first_preview", "s")
 def _():
     "In a process of its own: this floor lies below the widgets'."
@@ -258,19 +258,19 @@ def _():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {"value": round(float(out.stdout.split()[-1]), 3), "n": 5}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-053
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-054
 def _trainee():
     from sora_edu.training.configs import get_config
     from sora_edu.training.loop import Trainee
     return Trainee(get_config("mini"))
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-054
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-055
 def _fake_batch(n=64):
     g = torch.Generator().manual_seed(0)
     return {"x0": torch.randn(n, 16, 5, 8, 8, generator=g), "coverage": torch.rand(n, 5, 8, 8, generator=g),
             "ids": torch.randint(1, 1000, (n, 24), generator=g), "generator": g, "image": False}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-055
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-056
 def _network_step(model, n=64):
     "A function that runs forward and backward on one batch of video latents."
     from sora_edu.training.configs import get_config
@@ -280,14 +280,14 @@ def _network_step(model, n=64):
         model.zero_grad()
     return step
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-056
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-057
 def _forward_flops(model, n=64):
     from torch.utils.flop_counter import FlopCounterMode
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(n, 16, 5, 8, 8), torch.rand(n, 5), torch.randint(1, 1000, (n, 24)))
     return counter.get_total_flops()
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-058
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-059
 @measure("train_matmul_share", "%")
 def _():
     from sora_edu.training.autoencoder import fast_bf16
@@ -299,7 +299,7 @@ def _():
         shares.append(3 * _forward_flops(model) / took(step, 2))
     return {"value": round(100 * max(shares) / best, 1), "n": 3}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-059
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-060
 @measure("train_end_to_end", "")
 def _():
     "Samples a second with loader, optimizer, average and the cache's making spread over its uses, against forward and backward alone."
@@ -316,7 +316,7 @@ def _():
     network = took(_network_step(model), 3)
     return {"value": round(network / (took(_whole_step(cfg, model), 3) + 64 * clip * cfg.clips / uses), 3), "n": 3}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-060
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-061
 def _whole_step(cfg, model):
     "One full training step: batch, loss, backward, clip, both optimizers, average."
     import copy
@@ -335,7 +335,7 @@ def _whole_step(cfg, model):
         update_ema(ema, model, 500, 5)
     return step
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-061
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-062
 @measure("render_rate", "clips/s")
 def _():
     from sora_edu.world.render import render
@@ -343,7 +343,7 @@ def _():
     scenes = World().sample(0, 96)
     return {"value": round(96 / took(lambda: [render(scenes[i:i + 32]) for i in range(0, 96, 32)]), 1), "n": 96}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-063
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-064
 KILL_SCRIPT = """
 import dataclasses, sys, torch
 torch.set_num_threads(1)
@@ -355,7 +355,7 @@ cfg = dataclasses.replace(nano, clips=50, autoencoder=dataclasses.replace(nano.a
 train(cfg, out=sys.argv[1], resume=True, progress=False, save_every=7)
 """
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-064
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-065
 @measure("resume_equal", "", slow=True)
 def _():
     "Kill a small training run at a random moment, resume it, and compare with the run that was left alone."
@@ -371,7 +371,7 @@ def _():
             equal += Path(folder, f"k{i}/leg0.safetensors").read_bytes() == whole
     return {"value": equal, "n": 10}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-065
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-066
 @measure("replay_equal", "")
 def _():
     from sora_edu.evaluate.adherence import suite
@@ -381,10 +381,10 @@ def _():
     same = sum(bool((replay(m.record).frames == m.frames).all()) for m in made)
     return {"value": same, "n": 20}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-067
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-068
 _clone = {}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-068
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-069
 def _fresh(*targets):
     "Seconds of `make` targets in a fresh clone of this checkout's HEAD with its own virtual environment; a failure is an error."
     if "folder" not in _clone:
@@ -398,44 +398,44 @@ def _fresh(*targets):
         times.append(round(time.perf_counter() - start, 1))
     return times
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-069
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-070
 @measure("demo_first", "s", slow=True)
 def _():
     return {"value": _fresh("demo")[0]}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-070
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-071
 @measure("demo_again", "s", slow=True)
 def _():
     return {"value": _fresh("demo")[0]}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-071
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-072
 @measure("test_all", "s", slow=True)
 def _():
     _clone.clear()
     return {"value": _fresh("test")[0]}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-073
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-074
 _seconds = {}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-074
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-075
 def _chapters(*args):
     "What tools/chapters.py says, as JSON."
     out = subprocess.run([sys.executable, "tools/chapters.py", *args], cwd=_repository(), capture_output=True, text=True)
     return json.loads(out.stdout[out.stdout.index("{"):])
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-075
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-076
 @measure("chapter_slowest", "s", slow=True)
 def _():
     _seconds.update(_chapters("time"))
     return {"value": max(_seconds.values()), "n": len(_seconds)}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-076
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-077
 @measure("chapters_all", "s", slow=True)
 def _():
     times = _seconds or _chapters("time")
     return {"value": round(sum(times.values()), 1), "n": len(times)}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-077
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-078
 @measure("chapters_style", "%")
 def _():
     sys.path.insert(0, str(_repository() / "tools"))
@@ -444,7 +444,7 @@ def _():
     good = sum(not chapters.complaints(chapters.style(p)) for p in paths)
     return {"value": round(100 * good / len(paths), 1), "n": len(paths)}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-078
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-079
 @measure("swap_lab", "", slow=True)
 def _():
     "How many of the swap lab's four parts ran to an A/B within five minutes."
@@ -456,7 +456,7 @@ def _():
     text = "\n".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream")
     return {"value": text.count("swapped:"), "n": 4}
 
-# %% ../../nbs/19_evaluate.speed.ipynb #cell-079
+# %% ../../nbs/19_evaluate.speed.ipynb #cell-080
 @measure("import_cost", "s")
 def _():
     def seconds(code):

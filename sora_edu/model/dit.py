@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .patches import grid_size, patchify, positions, unpatchify
 
-# %% ../../nbs/09_model.dit.ipynb #cell-006
+# %% ../../nbs/09_model.dit.ipynb #cell-007
 @dataclass(frozen=True)
 class DiTConfig:
     "Sizes of the transformer, under `WanTransformer3DModel`'s names."
@@ -43,7 +43,7 @@ class DiTConfig:
     def dim(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
-# %% ../../nbs/09_model.dit.ipynb #cell-008
+# %% ../../nbs/09_model.dit.ipynb #cell-009
 def rope_table(positions: Tensor, head_dim: int, theta: float = 1e4) -> tuple:
     "Cosines and sines [..., N, 1, head_dim / 2] of the rotation at positions [..., N, 3] (frame, row, column)."
     side = 2 * (head_dim // 6)
@@ -52,14 +52,14 @@ def rope_table(positions: Tensor, head_dim: int, theta: float = 1e4) -> tuple:
     angle = torch.cat(parts, dim=-1).unsqueeze(-2)
     return angle.cos().float(), angle.sin().float()
 
-# %% ../../nbs/09_model.dit.ipynb #cell-009
+# %% ../../nbs/09_model.dit.ipynb #cell-010
 def apply_rope(x: Tensor, table: tuple) -> Tensor:
     "Rotate neighbouring pairs of [B, N, H, D] by their token's angles."
     cos, sin = (t.to(x.dtype) for t in table)
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
 
-# %% ../../nbs/09_model.dit.ipynb #cell-015
+# %% ../../nbs/09_model.dit.ipynb #cell-016
 class RMSNorm(nn.Module):
     "x / rms(x), times a learned gain; over the whole width, before heads are split."
     def __init__(self, dim):
@@ -69,7 +69,7 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight.to(x.dtype)
 
-# %% ../../nbs/09_model.dit.ipynb #cell-018
+# %% ../../nbs/09_model.dit.ipynb #cell-019
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     "softmax(q k^T / sqrt(d)) v over [B, N, H, D]; `mask` [B, 1, N, M] is added to the scores. Few tokens: three plain products."
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -80,7 +80,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         out = (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
     return out.transpose(1, 2).flatten(2)
 
-# %% ../../nbs/09_model.dit.ipynb #cell-021
+# %% ../../nbs/09_model.dit.ipynb #cell-022
 class Attention(nn.Module):
     "Self-attention with rotations, or cross-attention to a text, with QK-norm."
     def __init__(self, dim, heads):
@@ -102,7 +102,7 @@ class Attention(nn.Module):
             q, k = apply_rope(q, table), apply_rope(k, table)
         return self.to_out[0](attend(q.to(v.dtype), k.to(v.dtype), v, mask))
 
-# %% ../../nbs/09_model.dit.ipynb #cell-023
+# %% ../../nbs/09_model.dit.ipynb #cell-024
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     "LayerNorm without parameters, then scale and shift. x [B, N, D]; shift, scale [B, M, D], M dividing N."
     b, n, d = x.shape
@@ -116,7 +116,7 @@ def gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     m = gate.shape[1]
     return (x.view(b, m, -1, d) + y.view(b, m, -1, d) * gate.unsqueeze(2)).view(b, n, d)
 
-# %% ../../nbs/09_model.dit.ipynb #cell-025
+# %% ../../nbs/09_model.dit.ipynb #cell-026
 def time_frequencies(timestep: Tensor, dim: int) -> Tensor:
     "Cosines, then sines, of `timestep` (0..1000) at dim / 2 frequencies."
     f = torch.exp(-math.log(1e4) * torch.arange(dim // 2, device=timestep.device) / (dim // 2))
@@ -133,7 +133,7 @@ class TwoLayer(nn.Module):
     def forward(self, x):
         return self.linear_2(self.activation(self.linear_1(x)))
 
-# %% ../../nbs/09_model.dit.ipynb #cell-028
+# %% ../../nbs/09_model.dit.ipynb #cell-029
 class Conditioner(nn.Module):
     "Noise level and text, brought to the transformer's width."
     def __init__(self, cfg):
@@ -148,7 +148,7 @@ class Conditioner(nn.Module):
         t = self.time_embedder(time_frequencies(timestep, self.freq_dim))
         return t, self.time_proj(F.silu(t)).unflatten(-1, (6, -1))
 
-# %% ../../nbs/09_model.dit.ipynb #cell-030
+# %% ../../nbs/09_model.dit.ipynb #cell-031
 class Proj(nn.Module):
     "A linear layer under the name `proj`, then GELU; it exists to keep Wan's names."
     def __init__(self, dim, hidden):
@@ -168,7 +168,7 @@ class FeedForward(nn.Module):
     def forward(self, x):
         return self.net[2](self.net[0](x))
 
-# %% ../../nbs/09_model.dit.ipynb #cell-031
+# %% ../../nbs/09_model.dit.ipynb #cell-032
 class Block(nn.Module):
     "Self-attention, cross-attention to the text, feed-forward. Six numbers a channel from the noise level steer it (AdaLN)."
     def __init__(self, cfg):
@@ -184,7 +184,7 @@ class Block(nn.Module):
         x = x + self.attn2(self.norm2(x), context=text, mask=masks[1])
         return gated(x, self.ffn(modulate(x, shift2, scale2)), gate2)
 
-# %% ../../nbs/09_model.dit.ipynb #cell-033
+# %% ../../nbs/09_model.dit.ipynb #cell-034
 class DiT(nn.Module):
     "A video diffusion transformer with `WanTransformer3DModel`'s state dict (text by cross-attention, 3-D RoPE, AdaLN)."
     def __init__(self, cfg: DiTConfig = DiTConfig()):

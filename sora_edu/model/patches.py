@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-# %% ../../nbs/06_model.patches.ipynb #cell-013
+# %% ../../nbs/06_model.patches.ipynb #cell-014
 def _check_patch(patch_size) -> tuple:
     "Three whole numbers from 1 up, or an error that says so."
     if len(tuple(patch_size)) != 3 or any(not isinstance(p, int) or p < 1 for p in patch_size):
@@ -25,7 +25,7 @@ def grid_size(shape, patch_size=(1, 2, 2)) -> tuple:
             raise ValueError(f"shape: got {name} = {size}, allowed: multiples of the patch's {patch}")
     return tuple(size // patch for size, patch in zip(shape[-3:], patch_size))
 
-# %% ../../nbs/06_model.patches.ipynb #cell-014
+# %% ../../nbs/06_model.patches.ipynb #cell-015
 PATTERN = "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw c)"
 
 
@@ -46,7 +46,7 @@ def unpatchify(tokens: Tensor, grid, patch_size=(1, 2, 2)) -> Tensor:
                          f"allowed: {t * h * w} tokens of a multiple of {pt * ph * pw}")
     return rearrange(tokens, " -> ".join(reversed(PATTERN.split(" -> "))), t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
 
-# %% ../../nbs/06_model.patches.ipynb #cell-035
+# %% ../../nbs/06_model.patches.ipynb #cell-036
 def positions(grid, device=None) -> Tensor:
     "(frame, row, column) of every token, [N, 3], in `patchify`'s order."
     axes = [torch.arange(n, device=device) for n in grid]

@@ -19,7 +19,7 @@ from ..model.vae import VAE, VAEConfig, measure_constants, psnr, vae_loss
 from ..world.render import render, render_masks
 from ..world.scene import World
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-007
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-008
 @dataclass(frozen=True)
 class AutoencoderConfig:
     "How a VAE is trained: `steps` of `batch_size` windows of `num_frames` frames at `size` x `size` pixels."
@@ -43,7 +43,7 @@ class AutoencoderConfig:
         if self.num_frames % 4 != 1:
             raise ValueError(f"num_frames: got {self.num_frames}, allowed: 1, 5, 9, 13, ...")
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-013
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-014
 def learning_rate(cfg: AutoencoderConfig, step: int) -> float:
     "Warm-up, a constant, then a straight line to zero."
     return cfg.learning_rate * min(1, (step + 1) / cfg.warmup, (cfg.steps - step) / (cfg.decay * cfg.steps))
@@ -54,14 +54,14 @@ def clips_at(cfg: AutoencoderConfig, world: World, step: int, device=None) -> Te
     scenes = world.sample(cfg.seed + 1, cfg.batch_size, start=step * cfg.batch_size)
     return render(scenes, cfg.num_frames, cfg.size, cfg.size, start=(7 * step) % (18 - cfg.num_frames), device=device)
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-019
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-020
 def fast_bf16(device="cpu") -> bool:
     "Whether bf16 is faster than fp32 here: on GPUs, and on CPUs with instructions for it."
     if torch.device(device).type != "cpu":
         return True
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-020
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-021
 def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
     "A stack of matrices [K, a, b] -> nearly orthogonal ones with the same directions, by Newton-Schulz (Jordan et al. 2024)."
     x = m.to(torch.bfloat16 if fast_bf16(m.device) else torch.float32)
@@ -72,7 +72,7 @@ def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x.mT if m.shape[1] > m.shape[2] else x
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-022
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-023
 class Muon(torch.optim.Optimizer):
     "Momentum, made orthogonal, with steps as large as AdamW's (a root mean square of 0.2 lr). Matrices only."
     def __init__(self, matrices, lr: float, momentum: float = 0.95):
@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
         ahead = torch.stack(torch._foreach_lerp(grads, buffers, momentum))       # Nesterov: look one step further
         torch._foreach_add_(params, list(orthogonalize(ahead).to(params[0].dtype)), alpha=-rate)
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-026
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-027
 class MuonAdamW:
     "Muon (Jordan et al. 2024) for the weights of convolutions, seen as matrices; AdamW for all the rest."
     def __init__(self, model: nn.Module, lr: float):
@@ -127,7 +127,7 @@ class MuonAdamW:
         for optimizer, state in zip(self.both, states):
             optimizer.load_state_dict(state)
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-027
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-028
 def learning_rate(cfg: AutoencoderConfig, step: int) -> float:
     "Warm-up, a constant, then a straight line to zero."
     return cfg.learning_rate * min(1, (step + 1) / cfg.warmup, (cfg.steps - step) / (cfg.decay * cfg.steps))
@@ -138,7 +138,7 @@ def clips_at(cfg: AutoencoderConfig, world: World, step: int, device=None) -> Te
     scenes = world.sample(cfg.seed + 1, cfg.batch_size, start=step * cfg.batch_size)
     return render(scenes, cfg.num_frames, cfg.size, cfg.size, start=(7 * step) % (18 - cfg.num_frames), device=device)
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-031
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-032
 def _train_step(cfg, vae, optimizer, world, step, device):
     torch.manual_seed(cfg.seed * 1_000_003 + step)              # the noise of a step depends on nothing before it
     video = clips_at(cfg, world, step, device)
@@ -148,20 +148,20 @@ def _train_step(cfg, vae, optimizer, world, step, device):
     optimizer.step(learning_rate(cfg, step))
     return mse.item(), kl.item()
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-032
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-033
 @torch.no_grad()
 def reconstruction_psnr(vae: VAE, video: Tensor) -> float:
     "PSNR in dB of `video` sent through the posterior's mean and back, eight clips at a time."
     back = [vae.decode(vae.encode(v)) for v in video.split(8)]
     return psnr(torch.cat(back), video)
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-035
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-036
 def _save(path: Path, record):
     "Write beside, then rename: a kill leaves the old file or the new one, never half of one."
     torch.save(record, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-036
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-037
 def train_autoencoder(cfg: AutoencoderConfig, out, *, world=None, device="cpu", resume=False, progress=True, save_every=250) -> VAE:
     "Train a VAE; checkpoints and `vae_log.jsonl` go to `out`. Returns it with its latents' constants measured."
     from tqdm.auto import tqdm
@@ -191,7 +191,7 @@ def train_autoencoder(cfg: AutoencoderConfig, out, *, world=None, device="cpu", 
     vae.config = measure_constants(vae, clips)
     return vae.eval()
 
-# %% ../../nbs/12b_training.autoencoder.ipynb #cell-043
+# %% ../../nbs/12b_training.autoencoder.ipynb #cell-044
 def polish_decoder(vae: VAE, cfg: AutoencoderConfig, world: World, *, device="cpu", progress=True) -> VAE:
     "Train the decoder alone for `cfg.polish_steps`, with `cfg.actor_weight` on and around the actor. Latents don't change."
     from tqdm.auto import trange

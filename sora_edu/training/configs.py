@@ -13,7 +13,7 @@ from ..model.text import TextConfig
 from ..model.vae import VAEConfig
 from .autoencoder import AutoencoderConfig
 
-# %% ../../nbs/14_training.configs.ipynb #cell-006
+# %% ../../nbs/14_training.configs.ipynb #cell-007
 @dataclass(frozen=True)
 class Leg:
     "One stretch of training: warm-up, a constant rate, a short decay; a fresh optimizer. Steps, never minutes."
@@ -42,7 +42,7 @@ class Leg:
         "The learning rate of a step."
         return self.learning_rate * min(1, (step + 1) / self.warmup, (self.steps - step) / max(1, self.decay * self.steps))
 
-# %% ../../nbs/14_training.configs.ipynb #cell-011
+# %% ../../nbs/14_training.configs.ipynb #cell-012
 @dataclass(frozen=True)
 class TrainConfig:
     "From a name and a seed to weights: everything that a training run depends on."
@@ -60,7 +60,7 @@ class TrainConfig:
     prompts: tuple = ("a small red star moves right over the ocean", "a big yellow ring stays still at night",
                       "a big blue box falls in the snow", "a small green cross circles around over a meadow")
 
-# %% ../../nbs/14_training.configs.ipynb #cell-013
+# %% ../../nbs/14_training.configs.ipynb #cell-014
 MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=1100, image_share=0.9, actor_weight=4.0),
     Leg(steps=1100, image_share=0.25, actor_weight=4.0),

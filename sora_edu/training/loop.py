@@ -34,7 +34,7 @@ from .data import LatentCache, batch_at
 from ..video import filmstrip, to_uint8, write_png
 from ..world.scene import World
 
-# %% ../../nbs/15_training.loop.ipynb #cell-006
+# %% ../../nbs/15_training.loop.ipynb #cell-007
 class Trainee(nn.Module):
     "What a leg trains: the text encoder and the DiT, together."
     def __init__(self, cfg: TrainConfig):
@@ -44,7 +44,7 @@ class Trainee(nn.Module):
     def forward(self, latents, sigma, ids):
         return self.dit(latents, 1000 * sigma, self.text_encoder(ids))
 
-# %% ../../nbs/15_training.loop.ipynb #cell-008
+# %% ../../nbs/15_training.loop.ipynb #cell-009
 def training_loss(model, batch: dict, leg: Leg, device="cpu"):
     "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor."
     g, x0 = batch["generator"], batch["x0"]
@@ -56,7 +56,7 @@ def training_loss(model, batch: dict, leg: Leg, device="cpu"):
         v = model(add_noise(x0, noise, sigma), sigma, ids)
     return flow_loss(v, x0, noise, sigma, weight)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-012
+# %% ../../nbs/15_training.loop.ipynb #cell-013
 class Optimizers:
     "Muon for the matrices inside the blocks, AdamW for embeddings, norms, tables and the way in and out."
     def __init__(self, model: nn.Module, lr: float):
@@ -79,14 +79,14 @@ class Optimizers:
         for optimizer, state in zip(self.both, states):
             optimizer.load_state_dict(state)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-014
+# %% ../../nbs/15_training.loop.ipynb #cell-015
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, half_life: float, step: int):
     "Average the weights; early on over few steps, later with the given half-life."
     keep = min(0.5 ** (1 / half_life), (step + 1) / (step + 10))
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - keep)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-018
+# %% ../../nbs/15_training.loop.ipynb #cell-019
 def save_atomic(path: Path, record):
     "Written beside, then renamed."
     torch.save(record, path.with_suffix(".tmp"))
@@ -113,7 +113,7 @@ def save_vae(vae: VAE, path):
     "The inverse of `load_vae`."
     save_tensors(Path(path), vae.state_dict(), {"config": json.dumps(dataclasses.asdict(vae.config))})
 
-# %% ../../nbs/15_training.loop.ipynb #cell-019
+# %% ../../nbs/15_training.loop.ipynb #cell-020
 def prepare(cfg: TrainConfig, out: Path, *, vae=None, device="cpu", resume=False, progress=True):
     "Stage one: the VAE (yours, if you hand one in) and the cache of latents, made once and then read."
     out.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, device="cpu", resume=False
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
     return vae, cache.build(vae, World(cfg.world), device=device, progress=progress)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-021
+# %% ../../nbs/15_training.loop.ipynb #cell-022
 class Log:
     "Means over a hundred steps: one line of JSON each, and the same as points for TensorBoard."
     def __init__(self, path, step=0, every=100):
@@ -158,7 +158,7 @@ class Log:
     def close(self):
         self.file.close(), self.board.close()
 
-# %% ../../nbs/15_training.loop.ipynb #cell-023
+# %% ../../nbs/15_training.loop.ipynb #cell-024
 class Interrupt:
     "The first Ctrl-C asks for a checkpoint; the second stops at once."
     def __enter__(self):
@@ -177,7 +177,7 @@ class Interrupt:
         if self.old is not None:
             signal.signal(signal.SIGINT, self.old)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-025
+# %% ../../nbs/15_training.loop.ipynb #cell-026
 @dataclass(frozen=True)
 class Parts:
     "What a reader may swap without touching the package: the network, the loss, the codec."
@@ -185,7 +185,7 @@ class Parts:
     loss: object = training_loss       # called with (model, batch, leg, device) -> scalar
     vae: object = None                 # anything with encode, decode and config.latent_channels
 
-# %% ../../nbs/15_training.loop.ipynb #cell-027
+# %% ../../nbs/15_training.loop.ipynb #cell-028
 class State:
     "Everything that a leg changes, saved and restored as one."
     def __init__(self, model, learning_rate):
@@ -202,7 +202,7 @@ class State:
             getattr(self, name).load_state_dict(saved[name])
         self.step = saved["step"]
 
-# %% ../../nbs/15_training.loop.ipynb #cell-028
+# %% ../../nbs/15_training.loop.ipynb #cell-029
 def train_step(state: State, batch: dict, leg: Leg, loss=training_loss, device="cpu") -> float:
     "One update: loss, gradients, both optimizers, the average."
     value = loss(state.model, batch, leg, device)
@@ -214,7 +214,7 @@ def train_step(state: State, batch: dict, leg: Leg, loss=training_loss, device="
     state.step += 1
     return value.item()
 
-# %% ../../nbs/15_training.loop.ipynb #cell-030
+# %% ../../nbs/15_training.loop.ipynb #cell-031
 @torch.no_grad()
 def preview(vae, model, cfg: TrainConfig, prompts, *, seed=0, steps=20, guidance_scale=3.0) -> torch.Tensor:
     "Clips of `prompts` by a model in training: [B, 3, T, H, W]. One seed for all, so that only learning changes them."
@@ -228,12 +228,12 @@ def preview(vae, model, cfg: TrainConfig, prompts, *, seed=0, steps=20, guidance
         pass
     return vae.decode(step.latents)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-031
+# %% ../../nbs/15_training.loop.ipynb #cell-032
 def save_filmstrips(path, vae, model, cfg: TrainConfig):
     "A PNG with one filmstrip for each of the config's prompts: what the loss cannot say, at every evaluation."
     write_png(path, filmstrip(to_uint8(preview(vae, model, cfg, cfg.prompts))))
 
-# %% ../../nbs/15_training.loop.ipynb #cell-033
+# %% ../../nbs/15_training.loop.ipynb #cell-034
 def start_from(state: State, weights, device="cpu"):
     "Begin with the weights of an earlier leg: a file `legK.safetensors`, or a folder that holds one."
     path = Path(weights)
@@ -245,7 +245,7 @@ def start_from(state: State, weights, device="cpu"):
     state.model.load_state_dict(tensors)
     state.ema.load_state_dict(tensors)
 
-# %% ../../nbs/15_training.loop.ipynb #cell-034
+# %% ../../nbs/15_training.loop.ipynb #cell-035
 def train(config, *, leg=0, from_weights=None, resume=False, out=None, device="cpu", parts=Parts(), progress=True, on_step=None, save_every=250):
     """Train one leg of `config` (a name or a TrainConfig); everything it makes goes to `out`.
     `on_step(state, loss, vae)` is called after every step. Returns (vae, EMA of text encoder and DiT)."""

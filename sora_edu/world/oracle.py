@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .scene import ACTIONS, ACTORS, ATTRIBUTES, COLOUR_RGB, COLOURS, SETTINGS, SIZES, Description
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-005
+# %% ../../nbs/05_world.oracle.ipynb #cell-006
 @dataclass(frozen=True)
 class Reading:
     """What the oracle saw. `confidence` gives 0..1 for each attribute; `unreadable` is the reason why a clip is no
@@ -23,18 +23,18 @@ class Reading:
     confidence: dict
     unreadable: str | None = None
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-006
+# %% ../../nbs/05_world.oracle.ipynb #cell-007
 def matches(reading: Reading, description: Description) -> dict:
     "Attribute -> whether the reading agrees with what was said; the unsaid is left out, the unreadable is wrong."
     said = {a: getattr(description, a) for a in ATTRIBUTES}
     good = reading.unreadable is None
     return {a: good and getattr(reading.description, a) == word for a, word in said.items() if word is not None}
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-010
+# %% ../../nbs/05_world.oracle.ipynb #cell-011
 def _reference() -> Tensor:
     return torch.tensor([COLOUR_RGB[c] for c in COLOURS], dtype=torch.float32)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-011
+# %% ../../nbs/05_world.oracle.ipynb #cell-012
 @functools.lru_cache(maxsize=None)
 def _colour_table() -> Tensor:
     "For each colour in steps of 4 grey levels [64 * 64 * 64]: 1 + the index of the actor colour it may be, or 0."
@@ -46,7 +46,7 @@ def _colour_table() -> Tensor:
     white = which == COLOURS.index("white")                       # only its brightness tells white from snow and cloud
     return torch.where(white, rgb.amin(1) >= 212, far < 34).mul(which + 1).to(torch.int8)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-014
+# %% ../../nbs/05_world.oracle.ipynb #cell-015
 def _colour_codes(x: Tensor) -> Tensor:
     "Frames [B, 3, T, H, W] in 0..255 -> 1 + colour index of pixels that an actor may have painted, else 0: [B, T, H, W]."
     q = (x * 0.25).to(torch.int32).clamp_(0, 63)
@@ -55,18 +55,18 @@ def _colour_codes(x: Tensor) -> Tensor:
     pale = (x.amin(1) > 150) & (x.amax(1) - x.amin(1) < 40) & dark.view(-1, 1, 1, 1)
     return torch.where(pale & (codes == 0), COLOURS.index("white") + 1, codes)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-017
+# %% ../../nbs/05_world.oracle.ipynb #cell-018
 def _axes(h, w):
     return torch.arange(h, dtype=torch.float32)[:, None], torch.arange(w, dtype=torch.float32)[None]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-018
+# %% ../../nbs/05_world.oracle.ipynb #cell-019
 def _around(centre: Tensor, radius: Tensor, h: int, w: int) -> Tensor:
     "Which pixels lie in a disc: centre [B, T, 2] and radius [B, T] in pixels -> [B, T, H, W]."
     gy, gx = _axes(h, w)
     d = (gx - centre[..., 0, None, None]) ** 2 + (gy - centre[..., 1, None, None]) ** 2
     return d < radius[..., None, None] ** 2
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-019
+# %% ../../nbs/05_world.oracle.ipynb #cell-020
 def _measure(cover: Tensor):
     "Centre [..., 2] and radius (of a disc of the same area) of a coverage map [..., H, W], in pixels."
     gy, gx = _axes(*cover.shape[-2:])
@@ -74,7 +74,7 @@ def _measure(cover: Tensor):
     cx, cy = (cover.sum(-2) * gx[0]).sum(-1) / area, (cover.sum(-1) * gy[:, 0]).sum(-1) / area
     return torch.stack([cx, cy], -1), (area / math.pi).sqrt()
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-020
+# %% ../../nbs/05_world.oracle.ipynb #cell-021
 def _borrow(found: Tensor, centre: Tensor, radius: Tensor):
     "Where too little was found [B, T], look where the actor was in the nearest frame."
     t = torch.arange(found.shape[1])
@@ -82,7 +82,7 @@ def _borrow(found: Tensor, centre: Tensor, radius: Tensor):
     near = far.argmin(-1)
     return centre.gather(1, near[..., None].expand(-1, -1, 2)), radius.gather(1, near)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-021
+# %% ../../nbs/05_world.oracle.ipynb #cell-022
 def _find(codes: Tensor):
     "The clip's actor colour [B], its pixels [B, T, H, W], and their centre [B, T, 2] and radius [B, T]."
     counts = torch.stack([(codes == i + 1).sum((1, 2, 3)) for i in range(len(COLOURS))], 1)
@@ -98,7 +98,7 @@ def _find(codes: Tensor):
         centre, radius = _measure(kept)
     return colour, kept, *_borrow(kept.sum((2, 3)) > 4, centre, radius)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-024
+# %% ../../nbs/05_world.oracle.ipynb #cell-025
 def _grow(mask: Tensor, by: int) -> Tensor:
     "A bool mask [..., H, W] grown by some pixels to all eight sides."
     for _ in range(by):
@@ -110,13 +110,13 @@ def _grow(mask: Tensor, by: int) -> Tensor:
         mask[..., :-1, :] |= wide[..., 1:, :]
     return mask
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-025
+# %% ../../nbs/05_world.oracle.ipynb #cell-026
 def _footprint(mask: Tensor, grow: int) -> Tensor:
     "Rows filled from the first to the last marked pixel, then grown by some pixels: holes and marks are covered too."
     run = (mask.cumsum(-1) > 0) & (mask.flip(-1).cumsum(-1).flip(-1) > 0)
     return _grow(run, grow)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-026
+# %% ../../nbs/05_world.oracle.ipynb #cell-027
 def _fill_rows(image: Tensor, known: Tensor) -> Tensor:
     "image [B, 3, H, W] whose unknown pixels (known [B, H, W] false) are interpolated along their rows."
     b, h, w = known.shape
@@ -128,7 +128,7 @@ def _fill_rows(image: Tensor, known: Tensor) -> Tensor:
     take = lambda at: image.gather(-1, at[:, None].expand(-1, 3, -1, -1))
     return torch.where(known[:, None], image, take(l) * (1 - part) + take(r) * part)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-027
+# %% ../../nbs/05_world.oracle.ipynb #cell-028
 def _backdrop(x: Tensor, cover: Tensor):
     "Clip [B, 3, T, H, W] and what the actor may cover [B, T, H, W] -> still background [B, 3, H, W], share of time seen."
     free = (~cover).float()
@@ -136,7 +136,7 @@ def _backdrop(x: Tensor, cover: Tensor):
     mean = (x * free[:, None]).sum(2) / seen.clamp(min=1)[:, None]
     return _fill_rows(mean, seen > 0.5), seen / x.shape[2]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-030
+# %% ../../nbs/05_world.oracle.ipynb #cell-031
 _LOOKS = {  # the colours of a setting, as an eye would note them: sky above, sky in the middle, ground
     "over the ocean": ((118, 169, 200), (146, 186, 204), (24, 71, 91)),
     "in the desert": ((140, 174, 170), (171, 183, 161), (161, 119, 78)),
@@ -149,7 +149,7 @@ _LOOKS = {  # the colours of a setting, as an eye would note them: sky above, sk
 
 _BANDS = ((0, 5 / 64), (19 / 64, 25 / 64), (56 / 64, 1))            # the rows that they are read from
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-031
+# %% ../../nbs/05_world.oracle.ipynb #cell-032
 def _setting(still: Tensor, seen: Tensor):
     "Distance in grey levels of a background to each setting: [B, 6]."
     h, known, bands = still.shape[-2], (seen > 0).float() + 1e-3, []
@@ -160,7 +160,7 @@ def _setting(still: Tensor, seen: Tensor):
     looks = torch.tensor([_LOOKS[s] for s in SETTINGS], dtype=torch.float32)
     return (torch.stack(bands, 1)[:, None] - looks).abs().amax(-1).mean(-1)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-034
+# %% ../../nbs/05_world.oracle.ipynb #cell-035
 def _paint(x: Tensor, mask: Tensor):
     """Mean colour of the actor's inner pixels: of the clip [B, 3], and how far the frames stray from it [B, T]; frames that
     show too little of it are left out, and where all do, its outer pixels count as well."""
@@ -173,14 +173,14 @@ def _paint(x: Tensor, mask: Tensor):
     stray = (total / n.clamp(min=1) - paint[:, None]).abs().amax(-1)
     return paint, stray * ((n[..., 0] >= 6) & ~none[:, None])
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-035
+# %% ../../nbs/05_world.oracle.ipynb #cell-036
 def _cover(x: Tensor, still: Tensor, paint: Tensor) -> Tensor:
     "How far each pixel lies on the way from background to paint: [B, T, H, W] in 0..1.1."
     p = paint[:, :, None, None] - still
     way = ((x - still[:, :, None]) * p[:, :, None]).sum(1)
     return (way / (p * p).sum(1).clamp(min=100)[:, None]).clamp(0, 1.1)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-038
+# %% ../../nbs/05_world.oracle.ipynb #cell-039
 _CELL, _HALF = 0.025, 1.6                    # drawings: side of a cell, half the width, in actor radii
 
 
@@ -195,7 +195,7 @@ _LEVELS = (2.8, 3.7, 4.8, 6.4, 8.5, 11.5, 16.0)                    # equal-area 
 
 _SPOT = {"ball": -0.55, "box": -0.55, "triangle": 0.3, "star": -0.3, "ring": -0.75}   # height of the dark spot
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-039
+# %% ../../nbs/05_world.oracle.ipynb #cell-040
 def _polygon(points, x, y):
     inside = torch.zeros_like(x, dtype=torch.bool)
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1]):
@@ -203,12 +203,12 @@ def _polygon(points, x, y):
         inside ^= crosses & (x < (x1 - x0) * (y - y0) / ((y1 - y0) or 1e-9) + x0)
     return inside
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-040
+# %% ../../nbs/05_world.oracle.ipynb #cell-041
 def _star_corners():
     turns = [math.pi * i / 5 for i in range(10)]
     return [((1.1, 0.495)[i % 2] * math.sin(a), -0.1 - (1.1, 0.495)[i % 2] * math.cos(a)) for i, a in enumerate(turns)]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-041
+# %% ../../nbs/05_world.oracle.ipynb #cell-042
 def _inside(kind: str, x: Tensor, y: Tensor) -> Tensor:
     "Which points of the plane (in radii, y down) a shape covers."
     d = x * x + y * y
@@ -225,7 +225,7 @@ def _inside(kind: str, x: Tensor, y: Tensor) -> Tensor:
     square = x.abs() + (y - 0.11).abs() < 0.89                       # a heart: a square on its corner and two discs
     return square | ((x.abs() - 0.445) ** 2 + (y + 0.335) ** 2 < 0.3961)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-042
+# %% ../../nbs/05_world.oracle.ipynb #cell-043
 def _drawing(kind: str) -> Tensor:
     "A large drawing of an upright shape: brightness (0.38 on the dark spot) and coverage, [2, n, n]."
     n = int(2 * _HALF / _CELL)
@@ -235,13 +235,13 @@ def _drawing(kind: str) -> Tensor:
     spot = (x * x + (y - _SPOT[kind]) ** 2 < 0.24**2).float() if kind in _SPOT else 0 * x
     return F.avg_pool2d(torch.stack([body * (1 - 0.62 * spot), body])[None], 4)[0]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-043
+# %% ../../nbs/05_world.oracle.ipynb #cell-044
 @functools.lru_cache(maxsize=None)
 def _drawings() -> Tensor:
     "All shapes: [shapes, 2, n, n]."
     return torch.stack([_drawing(kind) for kind in ACTORS])
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-046
+# %% ../../nbs/05_world.oracle.ipynb #cell-047
 def _blur(images: Tensor, sigma: float) -> Tensor:
     "Gaussian blur of [N, H, W]; sigma in cells."
     n = max(1, round(3 * sigma))
@@ -250,11 +250,11 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
     images = F.conv2d(images[:, None], k.view(1, 1, 1, -1), padding=(0, n))
     return F.conv2d(images, k.view(1, 1, -1, 1), padding=(n, 0))[:, 0]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-047
+# %% ../../nbs/05_world.oracle.ipynb #cell-048
 def _grid_axis() -> Tensor:
     return (torch.arange(_GRID) + 0.5) / _GRID * 2 * _SPAN - _SPAN
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-048
+# %% ../../nbs/05_world.oracle.ipynb #cell-049
 @functools.lru_cache(maxsize=None)
 def _bank():
     """Templates [looks, levels, 5, shapes * angles, cells] (brightness a, coverage b, and a², ab, b²), all with their centre of
@@ -277,7 +277,7 @@ def _bank():
     bank = torch.stack([a, b, a * a, a * b, b * b], 1)
     return bank.unflatten(0, (len(_SOFT), len(_LEVELS))), torch.stack(measures)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-050
+# %% ../../nbs/05_world.oracle.ipynb #cell-051
 def _window(x: Tensor, still: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     "Frame, background and a 1 inside the frame, seen through a window around the actor: [B * T, 7, G, G]."
     b, _, t, h, w = x.shape
@@ -288,12 +288,12 @@ def _window(x: Tensor, still: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     py = ((c[:, 1:] + axis * r + 0.5) * 2 / h - 1)[:, :, None].expand(-1, -1, _GRID)
     return F.grid_sample(both, torch.stack([px, py], -1), align_corners=False)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-051
+# %% ../../nbs/05_world.oracle.ipynb #cell-052
 def _lit() -> Tensor:
     "Actors are lit from above: a factor for each row of a window."
     return (1 - 0.055 * _grid_axis()).view(1, 1, -1, 1)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-052
+# %% ../../nbs/05_world.oracle.ipynb #cell-053
 def _energies(window: Tensor, paint: Tensor, radius: Tensor, looks=None):
     """Squared difference left by each drawing at its best look and brightness g: N frames -> [N, shapes, angles], and by no
     drawing [N]. A drawing says: still - coverage * still + g * brightness * paint; all squares come from five products."""
@@ -314,14 +314,14 @@ def _energies(window: Tensor, paint: Tensor, radius: Tensor, looks=None):
             left[at] = torch.minimum(left[at], bare - 2 * g * shared + g * g * full)
     return left.unflatten(1, (len(ACTORS), _ANGLES)), nothing
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-054
+# %% ../../nbs/05_world.oracle.ipynb #cell-055
 @functools.lru_cache(maxsize=None)
 def _turns(t: int, fps: float) -> Tensor:
     "Ways to spin, as an angle index for each frame: [ways, T]; from 0.7 to 1.3 half turns a second, from any angle."
     time, rates = torch.arange(t) / fps, [s * k / 10 for s in (1, -1) for k in range(7, 14)]
     return torch.stack([(rate * time / 2 * _ANGLES + phase).round().long() % _ANGLES for rate in rates for phase in range(_ANGLES)])
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-055
+# %% ../../nbs/05_world.oracle.ipynb #cell-056
 def _pose(cost: Tensor, fps: float):
     "cost [B, T, shapes, angles] -> per shape the mean cost [B, shapes], shape, whether it spins [B], angle index [B, T]."
     b, t = cost.shape[:2]
@@ -335,14 +335,14 @@ def _pose(cost: Tensor, fps: float):
     spins = pick(spun) < pick(upright)
     return each / t, shape, spins, torch.where(spins[:, None], ways[pick(way)], 0)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-057
+# %% ../../nbs/05_world.oracle.ipynb #cell-058
 _RANGE = {"moves right": (0.09, 0.38), "moves left": (-0.38, -0.09), "rises": (-0.38, -0.09), "falls": (0.09, 0.38),
           "bounces": (0.14, 0.5), "circles around": (0.08, 0.28), "grows": (0.25, 1.1), "shrinks": (-0.8, -0.2)}
 
 
 _SLIP, _BREATH = 0.7 / 64, 0.05              # wobble a readable clip may have: of the track, of the radius
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-058
+# %% ../../nbs/05_world.oracle.ipynb #cell-059
 @functools.lru_cache(maxsize=None)
 def _laws(action: str, t: int, fps: float) -> Tensor:
     "Ways an action can carry a centre, as columns over (x of T frames, y of T frames): [ways, 2 T, 2 to 4]."
@@ -359,7 +359,7 @@ def _laws(action: str, t: int, fps: float) -> Tensor:
         return torch.stack([columns((a.cos(), a.sin()), (-a.sin(), a.cos())) for a in turn])
     return columns()[None]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-059
+# %% ../../nbs/05_world.oracle.ipynb #cell-060
 def _follow(action: str, track: Tensor, fps: float):
     "track [B, T, 2] in frame heights -> mean square distance to the action's best path [B], distance in each frame [B, T]."
     b, t, _ = track.shape
@@ -374,7 +374,7 @@ def _follow(action: str, track: Tensor, fps: float):
     best = error.argmin(1)
     return error.gather(1, best[:, None])[:, 0], away[torch.arange(b), best].sqrt()
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-060
+# %% ../../nbs/05_world.oracle.ipynb #cell-061
 def _swell(action: str, radius: Tensor, fps: float):
     "radius [B, T] -> relative difference from the action's law of size [B, T], radius at frame 0 [B], possible or not [B]."
     t = radius.shape[1]
@@ -387,7 +387,7 @@ def _swell(action: str, radius: Tensor, fps: float):
     low, high = _RANGE[action]
     return radius / (start[:, None] * (1 + gain[:, None] * rise)).clamp(min=1e-3) - 1, start, (gain > low) & (gain < high)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-061
+# %% ../../nbs/05_world.oracle.ipynb #cell-062
 def _happens(track: Tensor, radius: Tensor, spins: Tensor, fps: float) -> dict:
     "The action whose law explains centre [B, T, 2] and radius [B, T] (frame heights) best, and what it leaves unexplained."
     away, breath, start, score = [], [], [], []
@@ -402,7 +402,7 @@ def _happens(track: Tensor, radius: Tensor, spins: Tensor, fps: float) -> dict:
     pick = lambda v: torch.stack(v, 1)[rows, best]
     return dict(action=best, score=score, slip=pick(away), breath=pick(breath), start=pick(start))
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-063
+# %% ../../nbs/05_world.oracle.ipynb #cell-064
 _REASONS = {   # measure -> how much a readable clip may have, and what is said of one with more
     "missing": (0, "the actor is missing in a frame"), "recolour": (36, "the actor changes its colour"),
     "fit": (0.2, "no shape explains the actor"), "frame": (0.45, "the actor falls apart in a frame"),
@@ -414,7 +414,7 @@ _REASONS = {   # measure -> how much a readable clip may have, and what is said 
     "sky": (85, "there are patches in the sky"), "ground": (14, "there are patches on the ground"),
 }
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-064
+# %% ../../nbs/05_world.oracle.ipynb #cell-065
 def _backdrop_faults(x: Tensor, look: dict) -> dict:
     "What moves or stands in the background although nothing should, in pixels: measures [B] by name."
     h = x.shape[-2]
@@ -425,12 +425,12 @@ def _backdrop_faults(x: Tensor, look: dict) -> dict:
                 spare=((look["codes"] > 0) & away).sum((2, 3)).amax(1),
                 sky=(odd[:, :int(0.375 * h)] > 45).sum((1, 2)), ground=(odd[:, int(0.75 * h):] > 30).sum((1, 2)))
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-065
+# %% ../../nbs/05_world.oracle.ipynb #cell-066
 def _smooth(v: Tensor) -> Tensor:
     "Means over up to three neighbouring frames of [B, T]."
     return F.avg_pool1d(v[:, None], 3, 1, 1, count_include_pad=False)[:, 0] if v.shape[1] > 2 else v
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-066
+# %% ../../nbs/05_world.oracle.ipynb #cell-067
 def _actor_faults(look: dict) -> dict:
     "What is wrong with the actor from frame to frame: measures [B] by name."
     own = look["share"][torch.arange(len(look["shape"])), :, look["shape"]]                 # [B, T, angles]
@@ -444,14 +444,14 @@ def _actor_faults(look: dict) -> dict:
                        breath=look["breath"].pow(2).mean(1).sqrt(), gasp=look["breath"].abs().amax(1))
     return faults
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-068
+# %% ../../nbs/05_world.oracle.ipynb #cell-069
 def _settle(cover: Tensor, centre: Tensor, radius: Tensor):
     "Centre and radius of what covers the surroundings of a first guess, both to a fraction of a pixel."
     for _ in range(3):
         centre, radius = _measure(cover * _around(centre, 2.2 * radius + 1.5, *cover.shape[-2:]))
     return centre, radius
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-069
+# %% ../../nbs/05_world.oracle.ipynb #cell-070
 def _place(centre: Tensor, radius: Tensor, shape: Tensor, angle: Tensor):
     "From the centre of mass and the area to the point [B, T, 2] that the shape turns about and its radius, in pixels."
     cx, cy, rho = _bank()[1][shape].unsqueeze(1).unbind(-1)          # [B, 1] each
@@ -459,7 +459,7 @@ def _place(centre: Tensor, radius: Tensor, shape: Tensor, angle: Tensor):
     shift = torch.stack([turn.cos() * cx - turn.sin() * cy, turn.sin() * cx + turn.cos() * cy], -1)
     return centre - shift * radius[..., None], radius
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-070
+# %% ../../nbs/05_world.oracle.ipynb #cell-071
 def _drawn(shape, angle, centre, radius, h, w) -> Tensor:
     "The pixels that the drawings touch: [B, T, H, W]."
     gy, gx = _axes(h, w)
@@ -469,7 +469,7 @@ def _drawn(shape, angle, centre, radius, h, w) -> Tensor:
     images = _drawings()[shape, 1][:, None, None].expand(-1, angle.shape[1], -1, -1, -1)
     return F.grid_sample(images.flatten(0, 1), where.flatten(0, 1), align_corners=False).view(*angle.shape, h, w) > 0.02
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-072
+# %% ../../nbs/05_world.oracle.ipynb #cell-073
 def _look(x: Tensor, fps: float) -> dict:
     "All that is measured in clips [B, 3, T, H, W] in 0..255."
     b, _, t, h, w = x.shape
@@ -495,16 +495,16 @@ def _look(x: Tensor, fps: float) -> dict:
         return look | dict(track=track, radius=radius, start=radius[:, 0])
     return look | dict(track=track, radius=radius) | _happens(track, radius, spins, fps)
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-073
+# %% ../../nbs/05_world.oracle.ipynb #cell-074
 _MIDDLE = 0.145                              # radius between small and big, in frame heights
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-074
+# %% ../../nbs/05_world.oracle.ipynb #cell-075
 def _margin(cost: Tensor, floor: float) -> Tensor:
     "How clearly the lowest of [B, K] costs wins, 0..1: one minus its ratio to the second."
     two = (cost + floor).topk(2, largest=False).values
     return 1 - two[:, 0] / two[:, 1]
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-075
+# %% ../../nbs/05_world.oracle.ipynb #cell-076
 def _confidences(look: dict) -> dict:
     "Attribute -> [B] in 0..1."
     ref = _reference()
@@ -514,7 +514,7 @@ def _confidences(look: dict) -> dict:
     sure = dict(size=size, colour=_margin(away, 4), actor=_margin(look["each"], 0.01), setting=_margin(look["settings"], 2))
     return sure | (dict(action=_margin(look["score"], 0.05)) if "score" in look else {})
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-076
+# %% ../../nbs/05_world.oracle.ipynb #cell-077
 def _judge(x: Tensor, fps: float) -> list:
     look = _look(x, fps)
     faults = _backdrop_faults(x, look) | _actor_faults(look)
@@ -527,7 +527,7 @@ def _judge(x: Tensor, fps: float) -> list:
         out.append(Reading(said, {a: round(float(v[i]), 3) for a, v in sure.items()}, why))
     return out
 
-# %% ../../nbs/05_world.oracle.ipynb #cell-077
+# %% ../../nbs/05_world.oracle.ipynb #cell-078
 def read(video: Tensor, *, fps: float = 8, batch_size: int = 8) -> list:
     """What each clip shows: `video` [B, 3, T, H, W] floats in [-1, 1] -> list of B readings. T = 1 is an image: its action is
     `None`. Deterministic, told nothing but pixels and frame rate; a clip that is no coherent scene is `unreadable`."""

@@ -119,7 +119,7 @@ def tracks(scenes, num_frames=17, *, fps=8, start=0, device=None) -> Tensor:
     rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in _listed(scenes)]
     return torch.stack(rows).to(device)
 
-# %% ../../nbs/03_world.render.ipynb #cell-037
+# %% ../../nbs/03_world.render.ipynb #cell-038
 PALETTES = {  # sky above, sky at the horizon, ground at the horizon, ground below, far hill, soft light
     "over the ocean": ((118, 172, 205), (176, 206, 214), (44, 110, 128), (22, 66, 88), (96, 132, 128), (200, 212, 208)),
     "in the desert": ((140, 178, 176), (206, 196, 158), (196, 158, 104), (160, 116, 76), (178, 134, 96), (208, 205, 180)),
@@ -129,7 +129,7 @@ PALETTES = {  # sky above, sky at the horizon, ground at the horizon, ground bel
     "at sunset": ((72, 48, 92), (196, 122, 96), (64, 40, 52), (36, 24, 38), (88, 52, 70), (206, 150, 122)),
 }
 
-# %% ../../nbs/03_world.render.ipynb #cell-038
+# %% ../../nbs/03_world.render.ipynb #cell-039
 def _disc(x, y, cx, cy, r, soft):
     "Coverage of a disc whose rim fades over `soft`."
     return ((r - torch.sqrt((x - cx) ** 2 + (y - cy) ** 2)) / soft + 0.5).clamp(0, 1)
@@ -139,7 +139,7 @@ def _cloud(x, y, cx, cy):
     "A flat, soft cloud about a quarter of a frame wide."
     return torch.exp(-((x - cx) / 0.13) ** 2 - ((y - cy) / 0.035) ** 2)
 
-# %% ../../nbs/03_world.render.ipynb #cell-039
+# %% ../../nbs/03_world.render.ipynb #cell-040
 def _sky_light(setting, x, y, p):
     "The soft light in the sky: clouds, a moon and stars, a low sun. Coverage in [0, 1]."
     cx, cy = p["sky"], 0.10 + 0.10 * p["hill"]
@@ -152,7 +152,7 @@ def _sky_light(setting, x, y, p):
         return (0.8 * sun + 0.35 * _cloud(x, y, p["sky2"], cy)).clamp(0, 1)
     return (0.8 * _cloud(x, y, cx, cy) + 0.7 * _cloud(x, y, p["sky2"], cy + 0.12)).clamp(0, 1)
 
-# %% ../../nbs/03_world.render.ipynb #cell-040
+# %% ../../nbs/03_world.render.ipynb #cell-041
 def _landscape(setting: str, x: Tensor, y: Tensor, p: dict) -> Tensor:
     "The still part of a setting for n scenes: sky, light, a far hill, the ground. -> [n, 3, H, W] in 0..255."
     top, low, near, deep, hill, light = (torch.tensor(c, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for c in PALETTES[setting])
@@ -166,14 +166,14 @@ def _landscape(setting: str, x: Tensor, y: Tensor, p: dict) -> Tensor:
     frame = frame + (near + (deep - near) * down - frame) * ((y - edge) * soft + 0.5).clamp(0, 1).unsqueeze(1)
     return frame * p["light"].unsqueeze(1)
 
-# %% ../../nbs/03_world.render.ipynb #cell-043
+# %% ../../nbs/03_world.render.ipynb #cell-044
 def _ripple(x, y, t, p):
     "A slow wave over the ground, at most 4 grey levels: [n, 1, T, H, W]."
     ground = ((y - p["horizon"]) * 8).clamp(0, 1).unsqueeze(1).unsqueeze(1)
     wave = torch.sin(6.28 * (1.5 * x + 4 * y + p["ripple"])[:, None, None] - 1.5 * t.view(1, 1, -1, 1, 1))
     return 4 * ground * wave
 
-# %% ../../nbs/03_world.render.ipynb #cell-044
+# %% ../../nbs/03_world.render.ipynb #cell-045
 def _check(num_frames, height, width, fps):
     for name, v, low, high in (("num_frames", num_frames, 1, 4096), ("height", height, 16, 1024), ("width", width, 16, 1024)):
         if not isinstance(v, int) or not low <= v <= high:
@@ -181,7 +181,7 @@ def _check(num_frames, height, width, fps):
     if not fps > 0:
         raise ValueError(f"fps: got {fps!r}, allowed: more than 0")
 
-# %% ../../nbs/03_world.render.ipynb #cell-045
+# %% ../../nbs/03_world.render.ipynb #cell-046
 def _listed(scenes):
     "One scene is a list of one."
     return [scenes] if isinstance(scenes, Scene) else list(scenes)
@@ -197,14 +197,14 @@ def tracks(scenes, num_frames=17, *, fps=8, start=0, device=None) -> Tensor:
     rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in _listed(scenes)]
     return torch.stack(rows).to(device)
 
-# %% ../../nbs/03_world.render.ipynb #cell-046
+# %% ../../nbs/03_world.render.ipynb #cell-047
 def _grid(height, width, device):
     "Pixel centres in frame heights: y [H, 1], x [1, W] (a wide frame shows more to both sides)."
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / height + 0.5
     return y[:, None], x[None]
 
-# %% ../../nbs/03_world.render.ipynb #cell-047
+# %% ../../nbs/03_world.render.ipynb #cell-048
 def _background(scenes, num_frames, height, width, *, fps, start, device):
     "The settings alone: [B, 3, T, H, W] in 0..255."
     out = torch.empty(len(scenes), 3, num_frames, height, width, device=device)
@@ -220,7 +220,7 @@ def _background(scenes, num_frames, height, width, *, fps, start, device):
         out[i] = still.unsqueeze(2) + _ripple(x, y, t, p)
     return out
 
-# %% ../../nbs/03_world.render.ipynb #cell-053
+# %% ../../nbs/03_world.render.ipynb #cell-054
 def _actor(scenes, track, height, width):
     "Coverage and spin mark of each scene's actor, both [B, T, H, W] in [0, 1], and its own y coordinate."
     b, _, t = track.shape
@@ -238,7 +238,7 @@ def _actor(scenes, track, height, width):
             mark[i] = (0.5 - d * r[i] * height).clamp(0, 1)
     return cover, mark, dy / r
 
-# %% ../../nbs/03_world.render.ipynb #cell-056
+# %% ../../nbs/03_world.render.ipynb #cell-057
 def render(scenes, num_frames=17, height=64, width=64, *, fps=8, start=0, device=None) -> Tensor:
     "Clips of `scenes` from frame `start` on: [B, 3, T, H, W] in [-1, 1]. The same scene gives the same clip in any batch."
     scenes = _listed(scenes)
