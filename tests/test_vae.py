@@ -1,4 +1,5 @@
 "The VAE: groups, locality in time, alignment on still clips, constants, and the closed-form rival."
+import copy
 import dataclasses
 import json
 import pytest
@@ -182,7 +183,7 @@ def test_muon_s_state_can_be_saved():
         optimizer.param_groups[0]["params"][0].grad = torch.eye(4) + 0.1
     one.step()
     two.step()
-    two.load_state_dict(one.state_dict())
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
     for optimizer in (one, two):
         optimizer.step()
     a, b = (o.param_groups[0]["params"][0] for o in (one, two))
