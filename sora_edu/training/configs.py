@@ -26,6 +26,8 @@ class Leg:
     warmup: int = 200
     decay: float = 0.2
     sigma_mix: SigmaMix = SigmaMix()
+    oversample: tuple = ()          # words of captions whose clips come more often
+    oversample_share: float = 0.5   # of a batch of clips, drawn among those alone
     actor_weight: float = 4.0       # of the loss, where the actor is
     cond_dropout: float = 0.1
     ema_half_life: int = 500
@@ -34,7 +36,7 @@ class Leg:
         for name in ("steps", "batch_size", "image_batch", "learning_rate", "warmup", "ema_half_life"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: more than 0")
-        for name in ("image_share", "mid_clip_share", "decay", "cond_dropout"):
+        for name in ("image_share", "mid_clip_share", "oversample_share", "decay", "cond_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: 0 to 1")
 
@@ -65,6 +67,7 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=1100, image_share=0.9, actor_weight=4.0),
     Leg(steps=1100, image_share=0.25, actor_weight=4.0),
     Leg(steps=3600, image_share=0.15, actor_weight=4.0),
+    Leg(steps=4000, image_share=0.1, actor_weight=4.0, oversample=("bounces", "circles around", "spins"), oversample_share=0.4),
 ))
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),

@@ -80,7 +80,18 @@ class LatentCache:
         read = lambda name: torch.from_numpy(np.load(self.folder / f"{name}.npy"))
         self.latents, self.coverage = read("latents").to(device), read("coverage").to(device)
         self.tokens, self.image_tokens = (torch.from_numpy(np.load(self.folder / f"{n}.npy").astype(np.int64)).to(device) for n in ("tokens", "image_tokens"))
+        self._saying = {}
         return self
+
+    def saying(self, words) -> torch.Tensor:
+        "Indices [N] of the clips whose plain caption says one of `words` (each a word or a phrase of the captions)."
+        if words not in self._saying:
+            ids, plain = [load_tokenizer().encode(word, add_special_tokens=False).ids for word in words], self.tokens[:, 0].cpu()
+            hit = torch.stack([torch.stack([(plain == i).any(1) for i in word]).all(0) for word in ids]).any(0)
+            if not hit.any():
+                raise ValueError(f"words: got {words}, allowed: words that some caption says")
+            self._saying[words] = hit.nonzero()[:, 0]
+        return self._saying[words]
 
 # %% ../../nbs/13_training.data.ipynb #cell-023
 def batch_at(cache: LatentCache, leg, seed: int, step: int) -> dict:
@@ -89,6 +100,10 @@ def batch_at(cache: LatentCache, leg, seed: int, step: int) -> dict:
     image = torch.rand((), generator=g).item() < leg.image_share
     size = leg.image_batch if image else leg.batch_size
     clips, wording = torch.randint(len(cache.latents), (size,), generator=g), torch.randint(len(CAPTIONS), (size,), generator=g)
+    if leg.oversample and not image:
+        pool = cache.saying(leg.oversample)
+        more = pool[torch.randint(len(pool), (size,), generator=g)]
+        clips = torch.where(torch.rand(size, generator=g) < leg.oversample_share, more, clips)
     ids = (cache.image_tokens if image else cache.tokens)[clips, wording].clone()
     ids[torch.rand(size, generator=g) < leg.cond_dropout] = torch.eye(1, ids.shape[1], dtype=ids.dtype)     # <bos> alone: no prompt
     mid_clip = torch.rand((), generator=g).item() < leg.mid_clip_share
