@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from sora_edu.model.vae import PCA, VAE, VAEConfig, from_groups, measure_constants, psnr, to_groups, vae_loss
-from sora_edu.training.autoencoder import AutoencoderConfig, MuonAdamW, polish_decoder, train_autoencoder
+from sora_edu.training.autoencoder import AutoencoderConfig, MuonAdamW, polish, polish_scenes, train_autoencoder
 from sora_edu.world.render import render
 from sora_edu.world.scene import World
 
@@ -107,12 +107,24 @@ def test_the_loss_charges_for_information(clips):
     assert dear > cheap
 
 
-def test_polishing_the_decoder_leaves_latents_alone(clips):
+def test_polish_moves_reconstructions_more_than_anchored_latents(clips):
     torch.manual_seed(0)
     net = VAE(SMALL)
-    before = net.encode(clips).detach(), net.decode(net.encode(clips)).detach()
-    polish_decoder(net, dataclasses.replace(CFG, polish_steps=3), World(), progress=False)
-    assert torch.equal(net.encode(clips), before[0]) and not torch.equal(net.decode(before[0]), before[1])
+    latents = net.encode(clips).detach()
+    moved = {}
+    for anchor in (0.0, 100.0):
+        cfg = dataclasses.replace(CFG, polish_steps=8, anchor=anchor)
+        after = polish(copy.deepcopy(net), cfg, World(), progress=False)
+        assert not torch.equal(after.decode(latents), net.decode(latents))
+        moved[anchor] = (after.encode(clips) - latents).square().mean().item()
+    assert 0 < moved[100.0] < 0.5 * moved[0.0]
+
+
+def test_half_of_a_polish_batch_is_hard():
+    cfg = dataclasses.replace(CFG, batch_size=6)
+    scenes = polish_scenes(cfg, World(), 3)
+    assert len(scenes) == 6 and all(s.description.size == "small" and s.description.actor != "ball" for s in scenes[:3])
+    assert [s.description for s in scenes] == [s.description for s in polish_scenes(cfg, World(), 3)]
 
 
 def test_muon_updates_the_kernels_in_place():

@@ -28,7 +28,7 @@ from ..model.text import load_tokenizer, tokenize
 from ..model.dit import DiT
 from ..model.text import TextEncoder
 from ..model.vae import VAE, VAEConfig
-from .autoencoder import Muon, fast_bf16, polish_decoder, train_autoencoder
+from .autoencoder import Muon, fast_bf16, polish, train_autoencoder
 from .configs import Leg, TrainConfig, get_config
 from .data import LatentCache, batch_at
 from ..video import filmstrip, to_uint8, write_png
@@ -121,7 +121,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, device="cpu", resume=False
     if vae is None:
         if not path.exists():
             vae = train_autoencoder(cfg.autoencoder, out, device=device, resume=resume, progress=progress)
-            save_vae(polish_decoder(vae, cfg.autoencoder, World(cfg.world), device=device, progress=progress), path)
+            save_vae(polish(vae, cfg.autoencoder, World(cfg.world), device=device, progress=progress), path)
         vae = load_vae(path).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
     return vae, cache.build(vae, World(cfg.world), device=device, progress=progress)
