@@ -37,10 +37,10 @@ Files: `vae`, `text_encoder` and `dit` as safetensors (matrices in bfloat16), th
 
 ## Training
 
-Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and its decoder was polished at `{polish_commit}`. Then text encoder and DiT learned together, leg by leg, each from the one before:
+Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; the legs below learned from latents made before that polish. Text encoder and DiT learned together, leg by leg, each from the one before:
 
-| leg | commit | steps | images | batch | rate | began with (SHA-256) | last loss, video |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| leg | commit | steps | images | batch | rate | shown more often | began with (SHA-256) | last loss, video |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {legs}
 
 Repeat it: `sora-edu train mini --all-legs`. The logs lie beside this card (`vae_log.jsonl`, `leg*.jsonl`).
@@ -67,7 +67,7 @@ Every clip is marked as generated, in its corner and in its file. Licence: Apach
 def leg_row(leg, folder):
     "One line of the table of legs."
     log = [json.loads(row) for row in (folder / f"leg{leg['leg']}.jsonl").read_text().splitlines()]
-    cells = (leg["leg"], f"`{leg['commit']}`", leg["steps"], f"{leg['image_share']:.0%}", leg["batch_size"], leg["learning_rate"],
+    cells = (leg["leg"], f"`{leg['commit']}`", leg["steps"], f"{leg['image_share']:.0%}", leg["batch_size"], leg["learning_rate"], ", ".join(leg["oversample"]),
              f"`{leg['parent']}` {leg['parent_sha256'][:12]}", log[-1].get("video", ""))
     return "| " + " | ".join(map(str, cells)) + " |"
 

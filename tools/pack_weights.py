@@ -65,7 +65,8 @@ def main():
     from sora_edu.pipeline.generate import package
     from sora_edu.training.configs import get_config
     cfg, legs = get_config(args.config), range(args.leg + 1)
-    parents = ["vae.safetensors", *(f"leg{k}.safetensors" for k in legs)]
+    first = "vae_unpolished.safetensors" if (args.run / "vae_unpolished.safetensors").exists() else "vae.safetensors"   # what made the cache
+    parents = [first, *(f"leg{k}.safetensors" for k in legs)]
     info = {"seed": cfg.seed, "clips": cfg.clips, "vae_commit": args.commits[0], "polish_commit": args.commits[1], "autoencoder": asdict(cfg.autoencoder),
             "legs": [{"leg": k, "commit": args.commits[k + 2], "parent": parents[k], "parent_sha256": digest(args.run / parents[k]),
                       **asdict(cfg.legs[k])} for k in legs]}
