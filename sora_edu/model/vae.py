@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-# %% ../../nbs/07_model.vae.ipynb #cell-008
+# %% ../../nbs/07_model.vae.ipynb #cell-007
 def to_groups(video: Tensor) -> Tensor:
     "[B, 3, 1 + 4n, H, W] -> [B, 1 + n, 12, H, W]: the first frame as a still group of four, then fours."
     if video.ndim != 5 or video.shape[1] != 3 or (video.shape[2] - 1) % 4:
@@ -28,7 +28,7 @@ def from_groups(groups: Tensor) -> Tensor:
     still = rearrange(groups[:, :1], "b 1 (t c) h w -> b c t h w", t=4).mean(2, keepdim=True)
     return torch.cat([still, rearrange(groups[:, 1:], "b n (t c) h w -> b c (n t) h w", t=4)], dim=2)
 
-# %% ../../nbs/07_model.vae.ipynb #cell-012
+# %% ../../nbs/07_model.vae.ipynb #cell-010
 class PCA:
     "The closed-form rival: the best linear map from a patch to `channels` numbers and back, one for first frames, one for fours."
     def __init__(self, channels=16, patch=8):
@@ -63,12 +63,12 @@ class PCA:
             out.append(rearrange(z @ basis.T + mean, "b h w (t c p q) -> b c t (h p) (w q)", c=3, p=self.patch, q=self.patch))
         return torch.cat(out, dim=2).clamp(-1, 1)
 
-# %% ../../nbs/07_model.vae.ipynb #cell-013
+# %% ../../nbs/07_model.vae.ipynb #cell-011
 def psnr(video: Tensor, reference: Tensor) -> float:
     "Peak signal-to-noise ratio in dB over a batch in [-1, 1], from the pooled mean squared error."
     return float(10 * torch.log10(4 / (video - reference).square().mean()))
 
-# %% ../../nbs/07_model.vae.ipynb #cell-027
+# %% ../../nbs/07_model.vae.ipynb #cell-024
 @dataclass(frozen=True)
 class VAEConfig:
     "Sizes of the network, and the constants that bring latents to mean 0 and variance about 1."
@@ -86,7 +86,7 @@ class VAEConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
 
-# %% ../../nbs/07_model.vae.ipynb #cell-028
+# %% ../../nbs/07_model.vae.ipynb #cell-025
 class ChannelNorm(nn.Module):
     "Each pixel's channels brought to root mean square 1, then scaled: local in space, so any size works."
     def __init__(self, channels):
@@ -96,7 +96,7 @@ class ChannelNorm(nn.Module):
     def forward(self, x):
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.gamma
 
-# %% ../../nbs/07_model.vae.ipynb #cell-029
+# %% ../../nbs/07_model.vae.ipynb #cell-026
 class ResBlock(nn.Module):
     "x + conv(silu(conv(silu(norm(x))))); the last convolution starts at zero, so the block starts as the identity."
     def __init__(self, channels):
@@ -110,7 +110,7 @@ class ResBlock(nn.Module):
     def forward(self, x):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
-# %% ../../nbs/07_model.vae.ipynb #cell-034
+# %% ../../nbs/07_model.vae.ipynb #cell-031
 class Encoder(nn.Module):
     "Groups [N, 12, H, W] -> posterior mean and log-variance, both [N, C, H/8, W/8]."
     def __init__(self, cfg):
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         mean, logvar = self.net(groups).chunk(2, dim=1)
         return mean, logvar.clamp(-12, 4)
 
-# %% ../../nbs/07_model.vae.ipynb #cell-037
+# %% ../../nbs/07_model.vae.ipynb #cell-034
 class Decoder(nn.Module):
     "Latents [N, C, H/8, W/8] and those of the group before -> groups [N, 12, H, W]."
     def __init__(self, cfg):
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
     def forward(self, latents, before):
         return self.net(torch.cat([latents, before], dim=1))
 
-# %% ../../nbs/07_model.vae.ipynb #cell-038
+# %% ../../nbs/07_model.vae.ipynb #cell-035
 class VAE(nn.Module):
     "Video [B, 3, 1 + 4n, H, W] in [-1, 1] <-> latents [B, C, 1 + n, H/8, W/8], mean 0 and variance about 1."
     def __init__(self, cfg: VAEConfig = VAEConfig()):
@@ -177,7 +177,7 @@ class VAE(nn.Module):
         z = rearrange(latents * scale + shift, "b c t h w -> b t c h w")
         return self.reconstruct(z).float().clamp(-1, 1)
 
-# %% ../../nbs/07_model.vae.ipynb #cell-045
+# %% ../../nbs/07_model.vae.ipynb #cell-042
 def vae_loss(vae: VAE, video: Tensor, kl_weight: float) -> tuple:
     "Mean squared error of a sampled reconstruction + kl_weight * KL (mean over latents); returns (loss, mse, kl)."
     mean, logvar = vae.posterior(video)
@@ -187,7 +187,7 @@ def vae_loss(vae: VAE, video: Tensor, kl_weight: float) -> tuple:
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return mse + kl_weight * kl, mse, kl
 
-# %% ../../nbs/07_model.vae.ipynb #cell-046
+# %% ../../nbs/07_model.vae.ipynb #cell-043
 def measure_constants(vae: VAE, video: Tensor) -> VAEConfig:
     "The VAE's config with the shift and scale that normalise its latents of `video`."
     from dataclasses import replace

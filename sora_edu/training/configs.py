@@ -60,7 +60,7 @@ class TrainConfig:
     seed: int = 0
     eval_every: int = 500           # steps between two filmstrips of the prompts
     prompts: tuple = ("a small red star moves right over the ocean", "a big yellow ring stays still at night",
-                      "a big blue box falls in the snow", "a small green cross circles around over a meadow")
+                      "a big blue box falls in the snow", "a small green triangle circles around over a meadow")
 
 # %% ../../nbs/14_training.configs.ipynb #cell-014
 MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
@@ -68,6 +68,8 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=1100, image_share=0.25, actor_weight=4.0),
     Leg(steps=3600, image_share=0.15, actor_weight=4.0),
     Leg(steps=4000, image_share=0.1, actor_weight=4.0, oversample=("bounces", "circles around", "spins"), oversample_share=0.4),
+    Leg(steps=4500, image_share=0.05, mid_clip_share=0.05, actor_weight=4.0, learning_rate=1.2e-3, decay=0.9,
+        oversample=("bounces", "circles around", "spins"), oversample_share=0.4),
 ))
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),

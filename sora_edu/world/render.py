@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from .scene import COLOUR_RGB, ACTORS, ACTIONS, SETTINGS, Scene
 
-# %% ../../nbs/03_world.render.ipynb #cell-007
+# %% ../../nbs/03_world.render.ipynb #cell-006
 def _ball(x, y):
     return torch.sqrt(x * x + y * y) - 1
 
@@ -20,18 +20,18 @@ def _ball(x, y):
 def _ring(x, y):
     return (torch.sqrt(x * x + y * y) - 0.75).abs() - 0.25
 
-# %% ../../nbs/03_world.render.ipynb #cell-014
+# %% ../../nbs/03_world.render.ipynb #cell-013
 def _box(x, y):
     qx, qy = x.abs() - 0.94, y.abs() - 0.94
     return torch.sqrt(qx.clamp(min=0) ** 2 + qy.clamp(min=0) ** 2) + torch.maximum(qx, qy).clamp(max=0) - 0.06
 
-# %% ../../nbs/03_world.render.ipynb #cell-015
+# %% ../../nbs/03_world.render.ipynb #cell-014
 def _triangle(x, y):
     "Isosceles, apex up, from -1 to 1 in y and in x (twice the height over the base)."
     side = (2 * x.abs() - y - 1) / math.sqrt(5)
     return torch.maximum(side, y - 1)
 
-# %% ../../nbs/03_world.render.ipynb #cell-016
+# %% ../../nbs/03_world.render.ipynb #cell-015
 def _star(x, y):
     "Five points; folds the plane twice, then measures to one edge (after Quilez, 2D distance functions)."
     x, y, r = x.abs() / 1.1, (-y - 0.1) / 1.1, 1.0
@@ -45,7 +45,7 @@ def _star(x, y):
     h = ((x * bx + y * by) / (bx * bx + by * by)).clamp(0, r)
     return torch.sqrt((x - bx * h) ** 2 + (y - by * h) ** 2 + 1e-12) * (y * bx - x * by).sign() * 1.1
 
-# %% ../../nbs/03_world.render.ipynb #cell-017
+# %% ../../nbs/03_world.render.ipynb #cell-016
 def _heart(x, y):
     "Two round lobes over a point (after Quilez, 2D distance functions)."
     x, y = x.abs() / 1.78, (1 - y) / 1.78
@@ -54,11 +54,11 @@ def _heart(x, y):
     tip = torch.sqrt(torch.minimum(x * x + (y - 1) ** 2, (x - h) ** 2 + (y - h) ** 2) + 1e-12) * (x - y).sign()
     return torch.where(x + y > 1, lobe, tip) * 1.78
 
-# %% ../../nbs/03_world.render.ipynb #cell-018
+# %% ../../nbs/03_world.render.ipynb #cell-017
 SHAPES = {"ball": _ball, "box": _box, "triangle": _triangle, "star": _star, "heart": _heart, "ring": _ring}
 MARK = {"ball": -0.55, "box": -0.55, "triangle": 0.3, "star": -0.3, "ring": -0.75}   # where the spin mark sits
 
-# %% ../../nbs/03_world.render.ipynb #cell-025
+# %% ../../nbs/03_world.render.ipynb #cell-024
 def _draw(scene: Scene) -> dict:
     "All that the words leave open, drawn from the scene's seed. Lengths in frame heights, times in seconds."
     rng, a = random.Random(scene.seed), scene.actors[0]
@@ -82,7 +82,7 @@ def _span(action, p):
     return {"moves right": (p["travel"], 0), "moves left": (-p["travel"], 0), "rises": (0, -p["travel"]),
             "falls": (0, p["travel"]), "bounces": (0, -p["jump"])}.get(action, (0, 0))
 
-# %% ../../nbs/03_world.render.ipynb #cell-028
+# %% ../../nbs/03_world.render.ipynb #cell-027
 def _motion(action: str, p: dict, t: Tensor):
     "Centre (x, y), scale and angle at times `t` [T] in seconds."
     zero, one = torch.zeros_like(t), torch.ones_like(t)
@@ -103,7 +103,7 @@ def _motion(action: str, p: dict, t: Tensor):
         scale = 1 - 0.5 * (1 - torch.exp(-t)) / (1 - math.exp(-2))
     return p["x"] + x, p["y"] + y, p["radius"] * scale, angle
 
-# %% ../../nbs/03_world.render.ipynb #cell-029
+# %% ../../nbs/03_world.render.ipynb #cell-028
 def _listed(scenes):
     "One scene is a list of one."
     return [scenes] if isinstance(scenes, Scene) else list(scenes)
@@ -119,7 +119,7 @@ def tracks(scenes, num_frames=17, *, fps=8, start=0, device=None) -> Tensor:
     rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in _listed(scenes)]
     return torch.stack(rows).to(device)
 
-# %% ../../nbs/03_world.render.ipynb #cell-038
+# %% ../../nbs/03_world.render.ipynb #cell-037
 PALETTES = {  # sky above, sky at the horizon, ground at the horizon, ground below, far hill, soft light
     "over the ocean": ((118, 172, 205), (176, 206, 214), (44, 110, 128), (22, 66, 88), (96, 132, 128), (200, 212, 208)),
     "in the desert": ((140, 178, 176), (206, 196, 158), (196, 158, 104), (160, 116, 76), (178, 134, 96), (208, 205, 180)),
@@ -129,7 +129,7 @@ PALETTES = {  # sky above, sky at the horizon, ground at the horizon, ground bel
     "at sunset": ((72, 48, 92), (196, 122, 96), (64, 40, 52), (36, 24, 38), (88, 52, 70), (206, 150, 122)),
 }
 
-# %% ../../nbs/03_world.render.ipynb #cell-039
+# %% ../../nbs/03_world.render.ipynb #cell-038
 def _disc(x, y, cx, cy, r, soft):
     "Coverage of a disc whose rim fades over `soft`."
     return ((r - torch.sqrt((x - cx) ** 2 + (y - cy) ** 2)) / soft + 0.5).clamp(0, 1)
@@ -139,7 +139,7 @@ def _cloud(x, y, cx, cy):
     "A flat, soft cloud about a quarter of a frame wide."
     return torch.exp(-((x - cx) / 0.13) ** 2 - ((y - cy) / 0.035) ** 2)
 
-# %% ../../nbs/03_world.render.ipynb #cell-040
+# %% ../../nbs/03_world.render.ipynb #cell-039
 def _sky_light(setting, x, y, p):
     "The soft light in the sky: clouds, a moon and stars, a low sun. Coverage in [0, 1]."
     cx, cy = p["sky"], 0.10 + 0.10 * p["hill"]
@@ -152,7 +152,7 @@ def _sky_light(setting, x, y, p):
         return (0.8 * sun + 0.35 * _cloud(x, y, p["sky2"], cy)).clamp(0, 1)
     return (0.8 * _cloud(x, y, cx, cy) + 0.7 * _cloud(x, y, p["sky2"], cy + 0.12)).clamp(0, 1)
 
-# %% ../../nbs/03_world.render.ipynb #cell-041
+# %% ../../nbs/03_world.render.ipynb #cell-040
 def _landscape(setting: str, x: Tensor, y: Tensor, p: dict) -> Tensor:
     "The still part of a setting for n scenes: sky, light, a far hill, the ground. -> [n, 3, H, W] in 0..255."
     top, low, near, deep, hill, light = (torch.tensor(c, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for c in PALETTES[setting])
@@ -166,14 +166,14 @@ def _landscape(setting: str, x: Tensor, y: Tensor, p: dict) -> Tensor:
     frame = frame + (near + (deep - near) * down - frame) * ((y - edge) * soft + 0.5).clamp(0, 1).unsqueeze(1)
     return frame * p["light"].unsqueeze(1)
 
-# %% ../../nbs/03_world.render.ipynb #cell-044
+# %% ../../nbs/03_world.render.ipynb #cell-043
 def _ripple(x, y, t, p):
     "A slow wave over the ground, at most 4 grey levels: [n, 1, T, H, W]."
     ground = ((y - p["horizon"]) * 8).clamp(0, 1).unsqueeze(1).unsqueeze(1)
     wave = torch.sin(6.28 * (1.5 * x + 4 * y + p["ripple"])[:, None, None] - 1.5 * t.view(1, 1, -1, 1, 1))
     return 4 * ground * wave
 
-# %% ../../nbs/03_world.render.ipynb #cell-045
+# %% ../../nbs/03_world.render.ipynb #cell-044
 def _check(num_frames, height, width, fps):
     for name, v, low, high in (("num_frames", num_frames, 1, 4096), ("height", height, 16, 1024), ("width", width, 16, 1024)):
         if not isinstance(v, int) or not low <= v <= high:
@@ -181,30 +181,14 @@ def _check(num_frames, height, width, fps):
     if not fps > 0:
         raise ValueError(f"fps: got {fps!r}, allowed: more than 0")
 
-# %% ../../nbs/03_world.render.ipynb #cell-046
-def _listed(scenes):
-    "One scene is a list of one."
-    return [scenes] if isinstance(scenes, Scene) else list(scenes)
-
-
-def _stack(draws, key, shape, device):
-    return torch.tensor([d[key] for d in draws], dtype=torch.float32, device=device).view(-1, *shape)
-
-
-def tracks(scenes, num_frames=17, *, fps=8, start=0, device=None) -> Tensor:
-    "Where the actors are: [B, 4, T] with centre x, y and radius in frame heights, and the angle in radians."
-    t = (start + torch.arange(num_frames, dtype=torch.float32)) / fps
-    rows = [torch.stack(_motion(s.actors[0].action, _draw(s), t)) for s in _listed(scenes)]
-    return torch.stack(rows).to(device)
-
-# %% ../../nbs/03_world.render.ipynb #cell-047
+# %% ../../nbs/03_world.render.ipynb #cell-045
 def _grid(height, width, device):
     "Pixel centres in frame heights: y [H, 1], x [1, W] (a wide frame shows more to both sides)."
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / height + 0.5
     return y[:, None], x[None]
 
-# %% ../../nbs/03_world.render.ipynb #cell-048
+# %% ../../nbs/03_world.render.ipynb #cell-046
 def _background(scenes, num_frames, height, width, *, fps, start, device):
     "The settings alone: [B, 3, T, H, W] in 0..255."
     out = torch.empty(len(scenes), 3, num_frames, height, width, device=device)
@@ -220,7 +204,7 @@ def _background(scenes, num_frames, height, width, *, fps, start, device):
         out[i] = still.unsqueeze(2) + _ripple(x, y, t, p)
     return out
 
-# %% ../../nbs/03_world.render.ipynb #cell-054
+# %% ../../nbs/03_world.render.ipynb #cell-051
 def _actor(scenes, track, height, width):
     "Coverage and spin mark of each scene's actor, both [B, T, H, W] in [0, 1], and its own y coordinate."
     b, _, t = track.shape
@@ -238,7 +222,7 @@ def _actor(scenes, track, height, width):
             mark[i] = (0.5 - d * r[i] * height).clamp(0, 1)
     return cover, mark, dy / r
 
-# %% ../../nbs/03_world.render.ipynb #cell-057
+# %% ../../nbs/03_world.render.ipynb #cell-054
 def render(scenes, num_frames=17, height=64, width=64, *, fps=8, start=0, device=None) -> Tensor:
     "Clips of `scenes` from frame `start` on: [B, 3, T, H, W] in [-1, 1]. The same scene gives the same clip in any batch."
     scenes = _listed(scenes)
