@@ -17,7 +17,7 @@ from torch import Tensor, nn
 # %% ../../nbs/08_model.text.ipynb #cell-004
 DATA = Path(__file__).parent.parent / "data" if "__file__" in globals() else Path("../sora_edu/data")
 
-# %% ../../nbs/08_model.text.ipynb #cell-007
+# %% ../../nbs/08_model.text.ipynb #cell-008
 def train_tokenizer(corpus, vocab_size: int = 1024):
     "A byte-level BPE over `corpus` (an iterable of strings): any text encodes, and <pad> is 0, <bos> 1."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -35,7 +35,7 @@ def load_tokenizer(path=None):
     from tokenizers import Tokenizer
     return Tokenizer.from_file(str(path or DATA / "tokenizer.json"))
 
-# %% ../../nbs/08_model.text.ipynb #cell-013
+# %% ../../nbs/08_model.text.ipynb #cell-014
 def tokenize(texts, tokenizer, max_length: int = 24) -> Tensor:
     "Strings -> ids [B, max_length]: <bos>, the text, then <pad> = 0. A text that does not fit is an error."
     ids = torch.zeros(len(texts), max_length, dtype=torch.long)
@@ -46,7 +46,7 @@ def tokenize(texts, tokenizer, max_length: int = 24) -> Tensor:
         row[: len(found)] = torch.tensor(found)
     return ids
 
-# %% ../../nbs/08_model.text.ipynb #cell-022
+# %% ../../nbs/08_model.text.ipynb #cell-023
 @dataclass(frozen=True)
 class TextConfig:
     "Sizes of the text encoder."
@@ -63,7 +63,7 @@ class TextConfig:
         if self.dim % self.num_heads:
             raise ValueError(f"dim: got {self.dim}, allowed: a multiple of num_heads = {self.num_heads}")
 
-# %% ../../nbs/08_model.text.ipynb #cell-023
+# %% ../../nbs/08_model.text.ipynb #cell-024
 class TextBlock(nn.Module):
     "Self-attention over the words, then a feed-forward network, each added to the stream."
     def __init__(self, cfg):
@@ -80,7 +80,7 @@ class TextBlock(nn.Module):
         x = x + self.to_out((weights @ v).transpose(1, 2).flatten(2))
         return x + self.ffn(self.norm2(x))
 
-# %% ../../nbs/08_model.text.ipynb #cell-025
+# %% ../../nbs/08_model.text.ipynb #cell-026
 class TextEncoder(nn.Module):
     "ids [B, L] -> prompt_embeds [B, L, dim], exactly zero at padding."
     def __init__(self, cfg: TextConfig = TextConfig()):
@@ -103,7 +103,7 @@ class TextEncoder(nn.Module):
             x = block(x, bias)
         return self.norm(x) * keep[..., None]
 
-# %% ../../nbs/08_model.text.ipynb #cell-039
+# %% ../../nbs/08_model.text.ipynb #cell-040
 def unknown_words(text: str, words) -> list:
     "(word, nearest known word) for every word of `text` that is not among `words`."
     words = sorted(words)
