@@ -234,9 +234,12 @@ def train(
 ):
     "Train weights: render the data, encode it, learn."
     import torch
+    from sora_edu.pipeline.generate import resolve_weights
     from sora_edu.training.configs import get_config
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     out = Path(out or f"runs/{get_config(config).name}")
+    if from_weights and not Path(from_weights).exists():
+        from_weights = resolve_weights(from_weights)                # a packaged name
     legs = range(len(get_config(config).legs)) if all_legs else [leg]
     told = _train_legs(config, legs, out, from_weights, resume, device)
     _tell(as_json, {"config": config, "legs": list(legs), **told})

@@ -28,6 +28,7 @@ class Leg:
     sigma_mix: SigmaMix = SigmaMix()
     oversample: tuple = ()          # words of captions whose clips come more often
     oversample_share: float = 0.5   # of a batch of clips, drawn among those alone
+    clips: int | None = None        # only so many of the cache, from its beginning
     actor_weight: float = 4.0       # of the loss, where the actor is
     cond_dropout: float = 0.1
     ema_half_life: int = 500
@@ -36,6 +37,8 @@ class Leg:
         for name in ("steps", "batch_size", "image_batch", "learning_rate", "warmup", "ema_half_life"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: more than 0")
+        if self.clips is not None and not self.clips > 0:
+            raise ValueError(f"clips: got {self.clips!r}, allowed: more than 0, or None for all")
         for name in ("image_share", "mid_clip_share", "oversample_share", "decay", "cond_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: 0 to 1")
@@ -68,8 +71,8 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=1100, image_share=0.25, actor_weight=4.0),
     Leg(steps=3600, image_share=0.15, actor_weight=4.0),
     Leg(steps=4000, image_share=0.1, actor_weight=4.0, oversample=("bounces", "circles around", "spins"), oversample_share=0.4),
-    Leg(steps=4500, image_share=0.05, mid_clip_share=0.05, actor_weight=4.0, learning_rate=1.2e-3, decay=0.9,
-        oversample=("bounces", "circles around", "spins"), oversample_share=0.4),
+    Leg(steps=800, image_share=0.04, mid_clip_share=0.05, actor_weight=4.0, learning_rate=8e-4, warmup=40, decay=1.0, clips=12_000, ema_half_life=100,
+        sigma_mix=SigmaMix(shared=0.8, independent=0.05, given=0.12, ramp=0.03), oversample=("bounces", "circles around", "spins", "shrinks")),
 ))
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),

@@ -45,23 +45,22 @@ class LatentCache:
             mode = "r+" if path.exists() else "w+"
             yield name, np.lib.format.open_memmap(path, mode, dtype, (self.clips, *shape))
 
-    def build(self, vae, world: World, *, device="cpu", chunk=250, progress=True):
-        "Fill the cache; a second call goes on where a kill stopped the first."
+    def build(self, vae, world: World, *, clips=None, device="cpu", chunk=250, progress=True):
+        "Fill the cache, or its first `clips`; a second call goes on where a kill stopped the first."
         from tqdm.auto import tqdm
         self.folder.mkdir(parents=True, exist_ok=True)
         done, tokenizer = self.folder / "done.json", load_tokenizer()
-        first = json.loads(done.read_text())["clips"] if done.exists() else 0
+        first, last = json.loads(done.read_text())["clips"] if done.exists() else 0, min(clips or self.clips, self.clips)
         arrays = dict(self._arrays(vae.config.latent_channels))
-        for start in tqdm(range(first, self.clips, chunk), desc="cache", disable=not progress or first >= self.clips):
-            n = min(chunk, self.clips - start)
+        for start in tqdm(range(first, last, chunk), desc="cache", disable=not progress or first >= last):
+            n = min(chunk, last - start)
             for part in range(start, start + n, 25):
                 self._fill(arrays, vae, world.sample(self.seed, min(25, start + n - part), start=part), part, tokenizer, device)
             for array in arrays.values():
                 array.flush()
             done.with_suffix(".tmp").write_text(json.dumps({"clips": start + n}))
             os.replace(done.with_suffix(".tmp"), done)
-        self.load()
-        return self
+        return self.load(last)
 
     @torch.no_grad()
     def _fill(self, arrays, vae, scenes, at, tokenizer, device):
@@ -75,11 +74,11 @@ class LatentCache:
             texts = [caption(s, style, k, image) for s in scenes for style, k in CAPTIONS]
             arrays[name][rows] = tokenize(texts, tokenizer, self.max_length).view(len(scenes), len(CAPTIONS), -1).numpy()
 
-    def load(self, device="cpu"):
-        "All of it into memory."
-        read = lambda name: torch.from_numpy(np.load(self.folder / f"{name}.npy"))
-        self.latents, self.coverage = read("latents").to(device), read("coverage").to(device)
-        self.tokens, self.image_tokens = (torch.from_numpy(np.load(self.folder / f"{n}.npy").astype(np.int64)).to(device) for n in ("tokens", "image_tokens"))
+    def load(self, clips=None):
+        "All of it, or its first `clips`, into memory."
+        read = lambda name: torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="r")[:clips].copy())
+        self.latents, self.coverage = read("latents"), read("coverage")
+        self.tokens, self.image_tokens = read("tokens").long(), read("image_tokens").long()
         self._saying = {}
         return self
 

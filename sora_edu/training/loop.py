@@ -100,10 +100,11 @@ def save_tensors(path: Path, tensors: dict, metadata=None):
 
 
 def load_vae(path) -> VAE:
-    "A VAE from one safetensors file, its config in the header."
+    "A VAE from one safetensors file, its config in the header or, where weights are packaged, in the `model.json` beside it."
     from safetensors import safe_open
     with safe_open(path, "pt") as file:
-        cfg = json.loads(file.metadata()["config"])
+        header = file.metadata() or {}
+    cfg = json.loads(header["config"]) if "config" in header else json.loads((Path(path).parent / "model.json").read_text())["config"]["vae"]
     vae = VAE(VAEConfig(**{**cfg, "shift": tuple(cfg["shift"])}))
     vae.load_state_dict(load_file(path))
     return vae.eval()
@@ -114,17 +115,19 @@ def save_vae(vae: VAE, path):
     save_tensors(Path(path), vae.state_dict(), {"config": json.dumps(dataclasses.asdict(vae.config))})
 
 # %% ../../nbs/15_training.loop.ipynb #cell-020
-def prepare(cfg: TrainConfig, out: Path, *, vae=None, device="cpu", resume=False, progress=True):
-    "Stage one: the VAE (yours, if you hand one in) and the cache of latents, made once and then read."
+def prepare(cfg: TrainConfig, out: Path, *, vae=None, start=None, clips=None, device="cpu", resume=False, progress=True):
+    "Stage one: the VAE (yours, if you hand one in; that of the packaged weights `start`, if there are any) and the cache of latents."
     out.mkdir(parents=True, exist_ok=True)
     path = out / "vae.safetensors"
     if vae is None:
+        if not path.exists() and start is not None and (Path(start) / "model.json").exists():
+            save_vae(load_vae(Path(start) / "vae.safetensors"), path)
         if not path.exists():
             vae = train_autoencoder(cfg.autoencoder, out, device=device, resume=resume, progress=progress)
             save_vae(polish(vae, cfg.autoencoder, World(cfg.world), device=device, progress=progress), path)
         vae = load_vae(path).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
-    return vae, cache.build(vae, World(cfg.world), device=device, progress=progress)
+    return vae, cache.build(vae, World(cfg.world), clips=clips, device=device, progress=progress)
 
 # %% ../../nbs/15_training.loop.ipynb #cell-022
 class Log:
@@ -235,13 +238,16 @@ def save_filmstrips(path, vae, model, cfg: TrainConfig):
 
 # %% ../../nbs/15_training.loop.ipynb #cell-034
 def start_from(state: State, weights, device="cpu"):
-    "Begin with the weights of an earlier leg: a file `legK.safetensors`, or a folder that holds one."
+    "Begin with the weights of an earlier leg: a file `legK.safetensors`, a folder that holds one, or a folder of packaged weights."
     path = Path(weights)
-    if path.is_dir():
-        path = max(path.glob("leg*.safetensors"), default=path / "leg0.safetensors")
-    if not path.is_file():
-        raise ValueError(f"from_weights: got {weights}, allowed: a file legK.safetensors of an earlier leg")
-    tensors = load_file(path, device=str(device))
+    if (path / "model.json").is_file():
+        tensors = {f"{part}.{name}": t for part in ("text_encoder", "dit") for file in sorted(path.glob(f"{part}*.safetensors"))
+                   for name, t in load_file(file, device=str(device)).items()}
+    else:
+        path = max(path.glob("leg*.safetensors"), default=path) if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"from_weights: got {weights}, allowed: a file legK.safetensors of an earlier leg, or a folder of weights")
+        tensors = load_file(path, device=str(device))
     state.model.load_state_dict(tensors)
     state.ema.load_state_dict(tensors)
 
@@ -254,7 +260,7 @@ def train(config, *, leg=0, from_weights=None, resume=False, out=None, device="c
     if isinstance(leg, bool) or not isinstance(leg, int) or not 0 <= leg < len(cfg.legs):
         raise ValueError(f"leg: got {leg!r}, allowed: 0 to {len(cfg.legs) - 1}")
     out, plan, checkpoint = Path(out or f"runs/{cfg.name}"), cfg.legs[leg], f"leg{leg}.pt"
-    vae, cache = prepare(cfg, out, vae=parts.vae, device=device, resume=resume, progress=progress)
+    vae, cache = prepare(cfg, out, vae=parts.vae, start=from_weights, clips=plan.clips, device=device, resume=resume, progress=progress)
     torch.manual_seed(cfg.seed + leg)
     state = State(parts.model(cfg).to(device), plan.learning_rate)
     if from_weights is not None:
