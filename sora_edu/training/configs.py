@@ -71,7 +71,7 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=1100, image_share=0.25, actor_weight=4.0),
     Leg(steps=3600, image_share=0.15, actor_weight=4.0),
     Leg(steps=4000, image_share=0.1, actor_weight=4.0, oversample=("bounces", "circles around", "spins"), oversample_share=0.4),
-    Leg(steps=800, image_share=0.04, mid_clip_share=0.05, actor_weight=4.0, learning_rate=8e-4, warmup=40, decay=1.0, clips=12_000, ema_half_life=100,
+    Leg(steps=400, image_share=0.04, mid_clip_share=0.05, actor_weight=4.0, learning_rate=6e-4, warmup=20, decay=1.0, clips=8_000, ema_half_life=50,
         sigma_mix=SigmaMix(shared=0.8, independent=0.05, given=0.12, ramp=0.03), oversample=("bounces", "circles around", "spins", "shrinks")),
 ))
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
