@@ -109,6 +109,45 @@ def test_the_second_leg_starts_from_the_first(whole):
     assert starts["step"] == 1 and not all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters()))
 
 
+def test_a_leg_goes_on_from_packaged_weights(whole, tmp_path):
+    from sora_edu.pipeline.generate import load_models, package
+    _, vae, net = whole
+    package(tmp_path / "weights", vae, net.text_encoder, net.dit, most_frames=5, size=32)
+    again = train(dataclasses.replace(TINY, legs=(dataclasses.replace(TINY.legs[0], steps=1, learning_rate=1e-12),)),
+                  from_weights=tmp_path / "weights", out=tmp_path / "run", progress=False)
+    packed = load_models(tmp_path / "weights", dtype=torch.float32)
+    for theirs, ours in ((packed.dit, again[1].dit), (packed.text_encoder, again[1].text_encoder), (packed.vae, again[0])):
+        assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(theirs.parameters(), ours.parameters()))
+    assert not (tmp_path / "run" / "vae_log.jsonl").exists() and again[0].config == packed.vae.config      # the packaged VAE, not a new one
+
+
+def test_a_leg_may_use_a_part_of_the_cache(cache, tmp_path):
+    vae, made = cache
+    part = LatentCache(tmp_path, 40).build(vae, World(), clips=15, chunk=10, progress=False)
+    assert torch.equal(part.latents, made.latents[:15]) and len(part.tokens) == 15
+    assert torch.equal(LatentCache(tmp_path, 40).build(vae, World(), chunk=10, progress=False).latents, made.latents)
+    assert len(LatentCache(tmp_path, 40).build(vae, World(), clips=7, progress=False).latents) == 7
+
+
+def test_a_cache_of_something_else_is_refused(cache, tmp_path):
+    vae, _ = cache
+    LatentCache(tmp_path, 20).build(vae, World(), progress=False)
+    torch.manual_seed(5)
+    other = VAE(VAEConfig(width=16, deep_width=16, depth=1)).eval()
+    with pytest.raises(ValueError, match="^cache: .* another autoencoder or seed, allowed: "):
+        LatentCache(tmp_path, 20).build(other, World(), progress=False)
+    with pytest.raises(ValueError, match="^cache: .* another autoencoder or seed, allowed: "):
+        LatentCache(tmp_path, 20, seed=11).build(vae, World(), progress=False)
+    with pytest.raises(ValueError, match="^cache: .* has shape .*, allowed: "):
+        LatentCache(tmp_path, 30).build(vae, World(), progress=False)
+
+
+def test_bad_weights_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="^from_weights: got "):
+        train(TINY, from_weights=tmp_path / "nowhere", out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_parts_can_be_swapped(whole):
     out, calls = whole[0], []
 

@@ -1,11 +1,13 @@
 """Turn a finished training run into a weights folder: safetensors in bf16, tokenizer, words, logs, curve and card.
 
     python tools/pack_weights.py runs/mini --leg 0 --commits VAE POLISH LEG0 --out sora_edu/weights/mini
+    python tools/pack_weights.py runs/mini --leg 4 --onto sora_edu/weights/mini --commits LEG4 --out sora_edu/weights/mini
+
+With `--onto`, the leg went on from packaged weights (`sora-edu train mini --leg 4 --from mini`): their history comes first.
 """
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -54,27 +56,46 @@ def curve(run, legs, path):
     fig.savefig(path, dpi=90)
 
 
+def whole_history(args, cfg):
+    "What `model.json` tells of weights whose legs all lie in one run."
+    legs = range(args.leg + 1)
+    first = "vae_unpolished.safetensors" if (args.run / "vae_unpolished.safetensors").exists() else "vae.safetensors"   # what made the cache
+    parents = [first, *(f"leg{k}.safetensors" for k in legs)]
+    told = [leg_info(cfg, k, args.commits[k + 2], parents[k], digest(args.run / parents[k])) for k in legs]
+    return {"seed": cfg.seed, "clips": cfg.clips, "vae_commit": args.commits[0], "polish_commit": args.commits[1], "autoencoder": asdict(cfg.autoencoder), "legs": told}
+
+
+def longer_history(args, cfg):
+    "The same for a leg that went on from packaged weights."
+    before = json.loads((args.onto / "model.json").read_text())
+    parent = leg_info(cfg, args.leg, args.commits[0], "packaged weights", before["weights_hash"])
+    return {**before["info"], "legs": [*before["info"]["legs"][:args.leg], parent]}
+
+
+def leg_info(cfg, leg, commit, parent, parent_digest):
+    return {"leg": leg, "commit": commit, "parent": parent, "parent_sha256": parent_digest, **asdict(cfg.legs[leg])}
+
+
 def main():
     parse = argparse.ArgumentParser()
     parse.add_argument("run", type=Path)
     parse.add_argument("--config", default="mini")
     parse.add_argument("--leg", type=int, required=True)
-    parse.add_argument("--commits", nargs="+", required=True, help="the commit of the VAE, of its polish, then of each leg")
+    parse.add_argument("--commits", nargs="+", required=True, help="the commit of the VAE, of its polish, then of each leg; with --onto, of the leg alone")
+    parse.add_argument("--onto", type=Path, help="the packaged weights that the leg went on from")
     parse.add_argument("--out", type=Path, required=True)
     args = parse.parse_args()
     from sora_edu.pipeline.generate import package
     from sora_edu.training.configs import get_config
-    cfg, legs = get_config(args.config), range(args.leg + 1)
-    first = "vae_unpolished.safetensors" if (args.run / "vae_unpolished.safetensors").exists() else "vae.safetensors"   # what made the cache
-    parents = [first, *(f"leg{k}.safetensors" for k in legs)]
-    info = {"seed": cfg.seed, "clips": cfg.clips, "vae_commit": args.commits[0], "polish_commit": args.commits[1], "autoencoder": asdict(cfg.autoencoder),
-            "legs": [{"leg": k, "commit": args.commits[k + 2], "parent": parents[k], "parent_sha256": digest(args.run / parents[k]),
-                      **asdict(cfg.legs[k])} for k in legs]}
+    cfg = get_config(args.config)
+    info = longer_history(args, cfg) if args.onto else whole_history(args, cfg)
+    logs = {"vae_log.jsonl": args.onto or args.run} | {f"leg{k}.jsonl": args.onto if args.onto and k < args.leg else args.run for k in range(args.leg + 1)}
+    texts = {name: (folder / name).read_text() for name, folder in logs.items()}
     hashed = package(args.out, *networks(args.run, cfg, args.leg), name=args.config, world=cfg.world,
                      most_frames=cfg.num_frames, size=cfg.size, **info)
-    for name in ("vae_log.jsonl", *(f"leg{k}.jsonl" for k in legs)):
-        shutil.copy(args.run / name, args.out / name)
-    curve(args.run, legs, args.out / "curve.png")
+    for name, text in texts.items():
+        (args.out / name).write_text(text)
+    curve(args.out, range(args.leg + 1), args.out / "curve.png")
     print(hashed)
 
 

@@ -173,7 +173,7 @@ def _():
 @measure("control_worst", "%", slow=True)
 def _():
     from sora_edu.evaluate.adherence import controls
-    found = [v["all"] for v in controls("mini", progress=False).values() if isinstance(v, dict)]
+    found = [v["all"] for v in controls("mini", limit=240, progress=False).values() if isinstance(v, dict)]
     return _percent(max(found, key=lambda share: share["share"]))
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-042
@@ -303,13 +303,14 @@ def _():
 @measure("train_end_to_end", "")
 def _():
     "Samples a second with loader, optimizer, average and the cache's making spread over its uses, against forward and backward alone."
+    from sora_edu.training.autoencoder import fast_bf16
     from sora_edu.training.configs import get_config
     from sora_edu.world.render import render, render_masks
     from sora_edu.world.scene import World
     cfg, model, vae = get_config("mini"), _trainee(), _vae()
     scenes = World().sample(1, 25)
     def fill():
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             vae.encode(render(scenes)), render_masks(scenes)
     clip = took(fill, 2) / 25
     uses = sum(leg.steps * ((1 - leg.image_share) * leg.batch_size + leg.image_share * leg.image_batch) for leg in cfg.legs)

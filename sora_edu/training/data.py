@@ -41,9 +41,19 @@ class LatentCache:
         shapes = {"latents": ((channels, t, s, s), np.float16), "coverage": ((t, s, s), np.uint8),
                   "tokens": ((len(CAPTIONS), self.max_length), np.uint16), "image_tokens": ((len(CAPTIONS), self.max_length), np.uint16)}
         for name, (shape, dtype) in shapes.items():
-            path = self.folder / f"{name}.npy"
-            mode = "r+" if path.exists() else "w+"
-            yield name, np.lib.format.open_memmap(path, mode, dtype, (self.clips, *shape))
+            path, shape = self.folder / f"{name}.npy", (self.clips, *shape)
+            array = np.lib.format.open_memmap(path, "r+") if path.exists() else np.lib.format.open_memmap(path, "w+", dtype, shape)
+            if array.shape != shape:
+                raise ValueError(f"cache: {path} has shape {array.shape}, allowed: {shape}, or a folder without a cache")
+            yield name, array
+
+    @torch.no_grad()
+    def _check(self, arrays, vae, world, device):
+        "What is there must be what would be made: the first clip tells."
+        video = render(world.scene(self.seed, 0), self.num_frames, self.size, self.size, device=device)
+        wanted, found = vae.encode(video)[0].float().cpu(), torch.from_numpy(arrays["latents"][0]).float()
+        if (wanted - found).square().mean() > 0.25 * wanted.square().mean():
+            raise ValueError(f"cache: {self.folder} holds latents of another autoencoder or seed, allowed: those of this one, or a folder without a cache")
 
     def build(self, vae, world: World, *, clips=None, device="cpu", chunk=250, progress=True):
         "Fill the cache, or its first `clips`; a second call goes on where a kill stopped the first."
@@ -52,6 +62,8 @@ class LatentCache:
         done, tokenizer = self.folder / "done.json", load_tokenizer()
         first, last = json.loads(done.read_text())["clips"] if done.exists() else 0, min(clips or self.clips, self.clips)
         arrays = dict(self._arrays(vae.config.latent_channels))
+        if first:
+            self._check(arrays, vae, world, device)
         for start in tqdm(range(first, last, chunk), desc="cache", disable=not progress or first >= last):
             n = min(chunk, last - start)
             for part in range(start, start + n, 25):

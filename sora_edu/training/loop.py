@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Trainee', 'training_loss', 'Optimizers', 'update_ema', 'save_atomic', 'save_tensors', 'load_vae', 'save_vae',
-           'prepare', 'Log', 'Interrupt', 'Parts', 'State', 'train_step', 'preview', 'save_filmstrips', 'start_from',
-           'train']
+           'prepare', 'Log', 'Interrupt', 'Parts', 'State', 'train_step', 'preview', 'save_filmstrips',
+           'weights_before', 'train']
 
 # %% ../../nbs/15_training.loop.ipynb #cell-003
 import copy
@@ -237,19 +237,16 @@ def save_filmstrips(path, vae, model, cfg: TrainConfig):
     write_png(path, filmstrip(to_uint8(preview(vae, model, cfg, cfg.prompts))))
 
 # %% ../../nbs/15_training.loop.ipynb #cell-034
-def start_from(state: State, weights, device="cpu"):
-    "Begin with the weights of an earlier leg: a file `legK.safetensors`, a folder that holds one, or a folder of packaged weights."
+def weights_before(weights, device="cpu") -> dict:
+    "The tensors of an earlier leg: a file `legK.safetensors`, a folder that holds one, or a folder of packaged weights."
     path = Path(weights)
     if (path / "model.json").is_file():
-        tensors = {f"{part}.{name}": t for part in ("text_encoder", "dit") for file in sorted(path.glob(f"{part}*.safetensors"))
-                   for name, t in load_file(file, device=str(device)).items()}
-    else:
-        path = max(path.glob("leg*.safetensors"), default=path) if path.is_dir() else path
-        if not path.is_file():
-            raise ValueError(f"from_weights: got {weights}, allowed: a file legK.safetensors of an earlier leg, or a folder of weights")
-        tensors = load_file(path, device=str(device))
-    state.model.load_state_dict(tensors)
-    state.ema.load_state_dict(tensors)
+        return {f"{part}.{name}": tensor for part in ("text_encoder", "dit") for file in sorted(path.glob(f"{part}*.safetensors"))
+                for name, tensor in load_file(file, device=str(device)).items()}
+    path = max(path.glob("leg*.safetensors"), default=path) if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"from_weights: got {weights}, allowed: a file legK.safetensors of an earlier leg, or a folder of weights")
+    return load_file(path, device=str(device))
 
 # %% ../../nbs/15_training.loop.ipynb #cell-035
 def train(config, *, leg=0, from_weights=None, resume=False, out=None, device="cpu", parts=Parts(), progress=True, on_step=None, save_every=250):
@@ -260,11 +257,12 @@ def train(config, *, leg=0, from_weights=None, resume=False, out=None, device="c
     if isinstance(leg, bool) or not isinstance(leg, int) or not 0 <= leg < len(cfg.legs):
         raise ValueError(f"leg: got {leg!r}, allowed: 0 to {len(cfg.legs) - 1}")
     out, plan, checkpoint = Path(out or f"runs/{cfg.name}"), cfg.legs[leg], f"leg{leg}.pt"
+    before = None if from_weights is None else weights_before(from_weights, device)      # refused now, not after an hour
     vae, cache = prepare(cfg, out, vae=parts.vae, start=from_weights, clips=plan.clips, device=device, resume=resume, progress=progress)
     torch.manual_seed(cfg.seed + leg)
     state = State(parts.model(cfg).to(device), plan.learning_rate)
-    if from_weights is not None:
-        start_from(state, from_weights, device)
+    if before is not None:
+        state.model.load_state_dict(before), state.ema.load_state_dict(before)
     if resume and (out / checkpoint).exists():
         state.load(out / checkpoint, device)
     log = Log(out / f"leg{leg}.jsonl", state.step)
