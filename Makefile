@@ -23,7 +23,7 @@ help:
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sora_edu needs Python 3.10 or newer")'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 	@echo "Installing sora_edu and its dependencies into $(VENV) (once, one to three minutes) ..."

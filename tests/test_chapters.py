@@ -58,6 +58,11 @@ def test_a_bad_chapter_is_told_why(cells, size, word):
     assert said and all(word in line for line in said)
 
 
+def test_the_parts_of_the_swap_lab_take_fifteen_lines_or_fewer():
+    cells = tool.cells_of(tool.load(tool.NBS / "labs" / "swap.ipynb"), "code")
+    assert len(cells) > 10 and max(map(tool.code_lines, cells)) <= 15
+
+
 # -- running -----------------------------------------------------------------------------------------------------------
 def written(folder, *cells):
     nbformat = pytest.importorskip("nbformat")

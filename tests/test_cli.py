@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_weights import PROMPT, tiny_folder
 
+from sora_edu.pipeline.generate import known_words
 from sora_edu.studio import cli
 
 
@@ -215,15 +216,34 @@ def test_info(capsys):
     assert "torch: " in call(capsys, "info")[1]
 
 
-def test_evaluate(capsys, weights):
-    code, out, _ = call(capsys, "evaluate", "--weights", weights, "--limit", 2, "--json")
-    assert code == 2 or json.loads(out)["n"] == 2  # tiny weights know a few words only
+def test_evaluate(capsys, weights, tmp_path):
+    known = tiny_folder(tmp_path / "known", words=known_words("mini"), max_length=24, num_inference_steps=1)
+    code, out, _ = call(capsys, "evaluate", "--weights", known, "--limit", 2, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["n"] == 2 and 0 <= told["all"]["share"] <= 1
     assert "suite" in refused(capsys, "evaluate", "--weights", weights, "--suite", "nonsense")
+    for limit in (-5, 0, 99999):
+        assert "limit" in refused(capsys, "evaluate", "--weights", known, "--suite", "controls", "--limit", limit)
 
 
-@pytest.mark.parametrize("args, word", [(["giant"], "giant"), (["nano", "--leg", 99], "leg"), (["nano", "--leg", "x"], "--leg"), ([], "config")])
+@pytest.mark.parametrize("args, word", [(["giant"], "giant"), (["nano", "--leg", 99], "leg"), (["nano", "--leg", "x"], "--leg"), ([], "config"),
+                                        (["nano", "--device", "gpu"], "device"), (["mini", "--leg", 2], "--from"), (["mini", "--leg", 2, "--from", "nowhere"], "nowhere"),
+                                        (["mini", "--leg", 2, "--all-legs"], "--all-legs"), (["nano", "--from", "mini"], "from_weights")])
 def test_train_refuses(capsys, args, word):
     assert word in refused(capsys, "train", *args)
+    assert not os.path.exists("runs")
+
+
+def test_a_leg_begins_where_the_one_before_ended(capsys, tmp_path):
+    from sora_edu.training.configs import get_config
+    (tmp_path / "leg1.safetensors").touch()
+    assert cli._leg_before(get_config("mini"), 2, tmp_path) == str(tmp_path / "leg1.safetensors") and cli._leg_before(get_config("mini"), 0, tmp_path) is None
+
+
+def test_a_half_trained_autoencoder_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "vae_checkpoint.pt").write_text("hours of work")
+    assert "vae_checkpoint.pt" in refused(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu")
+    assert (tmp_path / "vae_checkpoint.pt").read_text() == "hours of work"
 
 
 def test_all_legs_chain(capsys, monkeypatch):

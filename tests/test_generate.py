@@ -300,3 +300,23 @@ def test_x0_points_back(models):
     noise = G.first_noise(request, models)
     v = (steps[0].latents - noise) / (steps[0].sigma - 1)
     assert torch.allclose(steps[0].x0, to_x0(noise, v, torch.ones(1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [".", "..", "mini/../mini"])
+def test_a_path_is_never_a_packaged_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert not G.resolve_weights(name).resolve().is_relative_to(G._WEIGHTS.resolve())
+    except ValueError as error:
+        assert str(error).startswith("weights: got ")
+
+
+def test_a_level_for_every_token_reaches_the_network(folder):
+    models = G.load_models(folder, dtype=torch.float32)
+    ask, g = G.network(models), torch.Generator().manual_seed(0)
+    x, text = torch.randn(1, 16, 5, 8, 8, generator=g), torch.randn(1, 16, models.config.dit.text_dim, generator=g)
+    frames = torch.rand(1, 5, generator=g)
+    regions = frames[:, None, :, None, None].expand(1, 1, 5, 8, 8).clone()
+    assert torch.allclose(ask(x, frames, text), ask(x, regions, text), atol=1e-5)
+    regions[..., :4] = 0
+    assert not torch.allclose(ask(x, frames, text), ask(x, regions, text), atol=1e-5)

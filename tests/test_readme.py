@@ -19,6 +19,12 @@ def test_is_made_from_the_index_and_the_figures(text):
     assert readme.index() == chapters.load(readme.INDEX)
 
 
+def test_the_model_card_tells_the_same_figures():
+    "If this fails: `make readme`."
+    import model_card
+    assert (model_card.FOLDER / "README.md").read_text(encoding="utf-8") == model_card.card()
+
+
 def test_figures_table():
     rows = [dict(name="vae_psnr", value=31.26, unit="dB", interval=None), dict(name="adherence_actor", value=90.0, unit="%", interval=[87.1, 92.4]),
             dict(name="adherence_all_gpu", value=None, unit="%", interval=None), dict(name="render_rate", value=300, unit="clips/s", interval=None)]

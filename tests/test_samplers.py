@@ -93,6 +93,46 @@ def test_its_course_can_be_changed():
     assert all((s.latents == 0).all() for s in made)
 
 
+def test_what_remains_of_the_schedule_can_be_changed():
+    made = sample(gaussian, NOISE, sigma_schedule(4))
+    step = next(made)
+    made.send({"sigmas": torch.tensor([step.sigma, 0.5, 0.25, 0.1, 0.05, 0.0])})
+    rest = list(made)
+    assert [s.index for s in rest] == [1, 2, 3, 4, 5] and [round(s.sigma, 2) for s in rest] == [0.5, 0.25, 0.1, 0.05, 0.0]
+    made = sample(gaussian, NOISE, sigma_schedule(4))
+    next(made)
+    with pytest.raises(ValueError, match="^sigmas: got levels from 0.3000, allowed: from 0.7500"):
+        made.send({"sigmas": torch.tensor([0.3, 0.0])})
+
+
+def test_a_part_can_be_given_on_the_way():
+    made, mask = sample(gaussian, NOISE, sigma_schedule(4)), torch.tensor([[0, 0, 1]]).expand(64, -1)
+    next(made)
+    answer = made.send({"given": torch.full_like(NOISE, 3.0), "given_mask": mask})
+    assert (answer.latents[:, :, 2] == 3).all() and (answer.latents[:, :, 0] != 3).all()
+    assert all((s.latents[:, :, 2] == 3).all() for s in made)
+
+
+@pytest.mark.parametrize("sent, word", [({"steps": 3}, "send: got steps"), ({"given": NOISE}, "given, given_mask")])
+def test_messages_that_mean_nothing_are_refused(sent, word):
+    made = sample(gaussian, NOISE, sigma_schedule(4))
+    next(made)
+    with pytest.raises(ValueError, match=f"^{word}"):
+        made.send(sent)
+
+
+def test_regions_can_be_given():
+    mask, seen = torch.zeros(64, 1, 3, 2, 2), []
+    mask[..., 0] = 1
+
+    def still(x, sigma):
+        seen.append(sigma)
+        return torch.ones_like(x)
+    steps = list(sample(still, NOISE, sigma_schedule(3), given=torch.full_like(NOISE, 7.0), given_mask=mask))
+    assert all((s.latents[..., 0] == 7).all() and (s.x0[..., 0] == 7).all() for s in steps) and (steps[-1].latents[..., 1] != 7).all()
+    assert all((sigma[..., 0] == 0).all() and (sigma[..., 1] > 0).all() for sigma in seen)
+
+
 def test_chance_comes_from_the_generator_alone():
     run = lambda seed: ends("ancestral", 5, NOISE, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))

@@ -69,7 +69,19 @@ def test_a_dirty_tree_shows_in_the_commit(monkeypatch, tmp_path):
 
 def test_the_machine_has_no_name(monkeypatch):
     import socket
-    assert socket.gethostname() not in speed.machine() and "/" not in speed.machine().replace("model name", "")
+    told = speed.machine().replace(speed.cpu_model(), "")
+    assert socket.gethostname() not in told.replace(",", "").split() and "/" not in told and "threads" in told
+
+
+def test_a_whole_training_step_can_be_timed():
+    import torch
+    from sora_edu.training.configs import get_config
+    from sora_edu.training.loop import Trainee
+    torch.manual_seed(0)
+    model = Trainee(get_config("nano"))
+    before = [p.clone() for p in model.parameters()]
+    speed._whole_step(get_config("nano"), model)()
+    assert any(not torch.equal(p, q) for p, q in zip(before, model.parameters()))
 
 
 def test_took_is_a_median_after_a_warm_up(monkeypatch):

@@ -120,6 +120,19 @@ def test_polish_moves_reconstructions_more_than_anchored_latents(clips):
     assert 0 < moved[100.0] < 0.5 * moved[0.0]
 
 
+def test_polish_goes_on_after_a_kill(clips, tmp_path):
+    torch.manual_seed(0)
+    net = VAE(SMALL)
+    net.config = measure_constants(net, clips)
+    cfg = dataclasses.replace(CFG, polish_steps=5)
+    whole = polish(copy.deepcopy(net), cfg, World(), progress=False)
+    polish(copy.deepcopy(net), cfg, World(), out=tmp_path, progress=False, save_every=3)
+    resumed = copy.deepcopy(net)
+    assert torch.load(tmp_path / "polish_checkpoint.pt", weights_only=True)["step"] == 3
+    polish(resumed, cfg, World(), out=tmp_path, resume=True, progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters()))
+
+
 def test_half_of_a_polish_batch_is_hard():
     cfg = dataclasses.replace(CFG, batch_size=6)
     scenes = polish_scenes(cfg, World(), 3)

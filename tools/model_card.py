@@ -56,8 +56,8 @@ Judged by the oracle of chapter 5, which reads a clip from its pixels and was fi
 ## What it can't do
 
 - Anything outside its words: no people, photographs, text, sound, cameras, and no two things at once. Unknown words are refused; with `--allow-unknown` it makes something, confidently, that has little to do with them.
-- It still fails on a good part of its own prompts: small stars and rings blur, turn into neighbours (box and ball, heart and triangle), or lose their shape while they spin or circle.
-- Other sizes, durations and frame rates than those above.
+- It still fails on a good part of its own prompts: small stars and rings blur or lose their shape, most of all while they spin, bounce or circle.
+- Other sizes, durations and frame rates than those above. It was trained on clips of 17 frames, on their last 16, and on single images; what it makes of 5, 9 or 13 frames is not scored.
 - It knows no physics beyond ten motions, and nothing about the real world.
 
 Every clip is marked as generated, in its corner and in its file. Licence: Apache 2.0, weights included.

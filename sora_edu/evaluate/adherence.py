@@ -246,9 +246,10 @@ def _pairs(cases, size):
 def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, progress: bool = True, **options) -> dict:
     """What must fail, judged like the rest: name -> tally, and `worst`, the highest share of all five right. Prompts that say
     "stays still" are left out (a frozen clip of those is right). Weights also answer for a DiT of random weights."""
-    cases = [c for c in suite("seen") if c.description.action != "stays still"][:limit]
-    if len(cases) < 2:
-        raise ValueError(f"limit: got {limit!r}, allowed: a whole number from 2")
+    cases = [c for c in suite("seen") if c.description.action != "stays still"]
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 2 <= limit <= len(cases)):
+        raise ValueError(f"limit: got {limit!r}, allowed: a whole number from 2 to {len(cases)}")
+    cases = cases[:limit]
     generate, blind = _generate(source, options), _random_generator(source, options)
     judged, wanted = {}, [c.description for c in cases]
     for i, group in enumerate(_batches(_pairs(cases, batch_size), 1, progress, "controls")):

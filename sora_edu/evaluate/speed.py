@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def _():
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-032
 def _vae():
     from sora_edu.pipeline.generate import load_models
-    return load_models("mini", dtype=torch.float32).vae
+    return load_models("mini", device="cpu", dtype=torch.float32).vae
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-033
 _ceilings = {}
@@ -221,7 +222,7 @@ def _():
 def _():
     from diffusers import WanTransformer3DModel
     from sora_edu.pipeline.generate import load_models
-    ours = load_models("mini", dtype=torch.float32).dit
+    ours = load_models("mini", device="cpu", dtype=torch.float32).dit
     c = ours.config
     stock = WanTransformer3DModel(patch_size=c.patch_size, num_attention_heads=c.num_attention_heads, attention_head_dim=c.attention_head_dim,
                                   in_channels=c.in_channels, out_channels=c.out_channels, text_dim=c.text_dim, freq_dim=c.freq_dim, ffn_dim=c.ffn_dim,
@@ -324,7 +325,7 @@ def _whole_step(cfg, model):
     from sora_edu.training.data import CAPTIONS, LatentCache, batch_at
     from sora_edu.training.loop import Optimizers, training_loss, update_ema
     from dataclasses import replace
-    leg, ema = replace(cfg.legs[-1], image_share=0.0, mid_clip_share=0.0), copy.deepcopy(model).requires_grad_(False)
+    leg, ema = replace(cfg.legs[-1], image_share=0.0, mid_clip_share=0.0, oversample=()), copy.deepcopy(model).requires_grad_(False)
     cache, optimizers, fake = LatentCache(".", 256), Optimizers(model, 1e-3), _fake_batch(256)
     cache.latents, cache.coverage = fake["x0"].half(), (fake["coverage"] * 255).to(torch.uint8)
     cache.tokens = cache.image_tokens = fake["ids"][:, None].expand(-1, len(CAPTIONS), -1)
@@ -362,13 +363,17 @@ def _():
     "Kill a small training run at a random moment, resume it, and compare with the run that was left alone."
     with tempfile.TemporaryDirectory() as folder:
         run = lambda name: subprocess.Popen([sys.executable, "-c", KILL_SCRIPT, f"{folder}/{name}"])
+        run("warm-up").wait()
         start = time.perf_counter()
         run("whole").wait()
         whole, seconds, equal = Path(folder, "whole/leg0.safetensors").read_bytes(), time.perf_counter() - start, 0
         for i in range(10):
             first = run(f"k{i}")
             time.sleep(random.Random(i).uniform(0.35, 0.95) * seconds)
-            first.kill(), first.wait(), run(f"k{i}").wait()
+            first.kill()
+            if first.wait() != -signal.SIGKILL:
+                raise ValueError(f"run {i} was over before it was killed")
+            run(f"k{i}").wait()
             equal += Path(folder, f"k{i}/leg0.safetensors").read_bytes() == whole
     return {"value": equal, "n": 10}
 
@@ -407,6 +412,8 @@ def _():
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-071
 @measure("demo_again", "s", slow=True)
 def _():
+    if "folder" not in _clone:
+        _fresh("demo")
     return {"value": _fresh("demo")[0]}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-072
@@ -421,7 +428,7 @@ _seconds = {}
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-075
 def _chapters(*args):
     "What tools/chapters.py says, as JSON."
-    out = subprocess.run([sys.executable, "tools/chapters.py", *args], cwd=_repository(), capture_output=True, text=True)
+    out = subprocess.run([sys.executable, "tools/chapters.py", *args], cwd=_repository(), capture_output=True, text=True, check=True)
     return json.loads(out.stdout[out.stdout.index("{"):])
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-076
@@ -448,12 +455,15 @@ def _():
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-079
 @measure("swap_lab", "", slow=True)
 def _():
-    "How many of the swap lab's four parts ran to an A/B within five minutes."
+    "How many of the swap lab's four parts ran to an A/B, if all together took less than four times five minutes."
     import nbformat
     from nbclient import NotebookClient
     notebook = nbformat.read(_repository() / "nbs/labs/swap.ipynb", 4)
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(_repository() / "nbs/labs")}})
+    start = time.perf_counter()
     client.execute()
+    if time.perf_counter() - start > 4 * 300:
+        return {"value": 0, "n": 4}
     text = "\n".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream")
     return {"value": text.count("swapped:"), "n": 4}
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 import sora_edu
 from .. import __version__
+from ..diffusion.flow import per_token
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from ..model.dit import DiT, DiTConfig
@@ -122,7 +123,8 @@ def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
     "The folder of `weights`: the name of weights inside the package first, then a path."
     if not isinstance(weights, (str, os.PathLike)) or not str(weights).strip():
         _refuse("weights", weights, f"a name ({_packaged_names()}) or a folder")
-    for folder in (_WEIGHTS / str(weights), Path(weights)):
+    named = [_WEIGHTS / str(weights)] if Path(weights).name == str(weights) else []      # one plain name, neither . nor a path
+    for folder in (*named, Path(weights)):
         if os.path.isdir(folder):                            # False, not an error, for a name that no file can have
             return folder
     _refuse("weights", str(weights), f"a name ({_packaged_names()}) or a folder that exists")
@@ -456,7 +458,8 @@ class Hooks:
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-069
 def network(models: Models) -> Callable:
-    """The transformer as `cfg` calls it: f(latents [B, C, T, H, W], sigma [B, T], text [B, L, D]) -> velocity, float32.
+    """The transformer as `cfg` calls it: f(latents [B, C, T, H, W], sigma, text [B, L, D]) -> velocity, float32.
+    sigma: [B, T], or [B, 1, T, H, W] for regions.
 
     Matrices multiply in `models.dtype`, sums stay in float32. The keys and values of a text are computed
     once and kept for as long as the same tensor is handed in, that is: for all steps."""
@@ -468,7 +471,7 @@ def network(models: Models) -> Callable:
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
             if kept[0] is not embeds:
                 kept = embeds, models.dit.text_cache(embeds)
-            v = models.dit(latents, 1000 * sigma, cache=kept[1]).float()
+            v = models.dit(latents, 1000 * per_token(sigma, models.dit.config.patch_size), cache=kept[1]).float()
         return v.clone()                                     # a plain tensor: whoever steers may change what comes of it
     return velocity
 

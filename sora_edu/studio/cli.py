@@ -224,8 +224,8 @@ def _interrupt_once(signum, frame):
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="nano or mini.")],
-    leg: Annotated[int, typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.")] = 0,
-    from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default=False)] = None,
+    leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0")] = None,
+    from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill within this leg.")] = False,
     all_legs: Annotated[bool, typer.Option("--all-legs", help="All legs of the config, one after the other.")] = False,
     out: Out = None,
@@ -240,9 +240,22 @@ def train(
     out = Path(out or f"runs/{get_config(config).name}")
     if from_weights and not Path(from_weights).exists():
         from_weights = resolve_weights(from_weights)                # a packaged name
-    legs = range(len(get_config(config).legs)) if all_legs else [leg]
+    if all_legs and leg is not None:
+        raise ValueError("--leg, --all-legs: got both, allowed: one of the two")
+    legs = range(len(get_config(config).legs)) if all_legs else [leg or 0]
+    from_weights = from_weights or _leg_before(get_config(config), legs[0], out)
     told = _train_legs(config, legs, out, from_weights, resume, device)
     _tell(as_json, {"config": config, "legs": list(legs), **told})
+
+# %% ../../nbs/21_studio.cli.ipynb #x1
+def _leg_before(cfg, leg, out):
+    "Where leg `leg` begins if nobody says: nowhere for the first, else with the leg before it, in the same folder."
+    if not 0 <= leg < len(cfg.legs):
+        raise ValueError(f"--leg: got {leg}, allowed: 0 to {len(cfg.legs) - 1}")
+    before = out / f"leg{leg - 1}.safetensors"
+    if leg and not before.exists():
+        raise ValueError(f"--from: got nothing, and {before} does not exist, allowed: weights that leg {leg} goes on from")
+    return str(before) if leg else None
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-056
 def _train_legs(config, legs, out, start, resume, device):
@@ -253,6 +266,8 @@ def _train_legs(config, legs, out, start, resume, device):
     for leg in legs:
         made = out / f"leg{leg}.safetensors"
         there = [path for path in (made, out / f"leg{leg}.pt") if path.exists()]
+        if not (out / "vae.safetensors").exists():
+            there += [path for path in [out / "vae_checkpoint.pt"] if path.exists()]
         if there and not resume:
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device)

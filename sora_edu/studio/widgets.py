@@ -167,7 +167,7 @@ def _codecs():
     from sora_edu.pipeline.generate import load_models
     from sora_edu.world.render import render
     from sora_edu.world.scene import World
-    return {"PCA": PCA(16).fit(render(World().sample(5, 96))), "VAE": load_models("mini", dtype=torch.float32).vae}
+    return {"PCA": PCA(16).fit(render(World().sample(5, 96))), "VAE": load_models("mini", device="cpu", dtype=torch.float32).vae}
 
 
 @torch.no_grad()
@@ -252,13 +252,14 @@ class Playground:
         "A step's frames into the history, and on the screen if the reader looks at the newest."
         if self.fresh:                                       # until now the last run was kept: a refused prompt loses nothing
             self.fresh, self.history, self.scrub.value = False, [], 1
-            self.first_preview = time.perf_counter() - self.began
         newest = self.scrub.value >= len(self.history)
         self.history.append(frames)
         self.scrub.max = len(self.history)
         if newest:
             self.scrub.value = self.scrub.max
         self._show()
+        if len(self.history) == 1:
+            self.first_preview = time.perf_counter() - self.began
         self.status.value = text(f"step {len(self.history)} of {self.steps.value}")
 
     def _show(self, _=None):

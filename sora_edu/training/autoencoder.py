@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import os
+import pickle
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,8 +150,21 @@ def reconstruction_psnr(vae: VAE, video: Tensor) -> float:
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-032
 def _save(path: Path, record):
     "Write beside, then rename: a kill leaves the old file or the new one, never half of one."
-    torch.save(record, path.with_suffix(".tmp"))
+    try:
+        torch.save(record, path.with_suffix(".tmp"))
+    except RuntimeError as error:
+        raise OSError(f"{path} can't be written, is the disk full? ({str(error).splitlines()[0][:80]})") from None
     os.replace(path.with_suffix(".tmp"), path)
+
+
+def _load(path: Path, vae, optimizer) -> int:
+    "The step that a checkpoint was written after; network and optimizer become what they were."
+    try:
+        state = torch.load(path, map_location=next(vae.parameters()).device, weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"resume: {path} is damaged ({type(error).__name__}), allowed: a whole checkpoint; without it the stage begins anew") from None
+    vae.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
 
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-033
 def train_autoencoder(cfg: AutoencoderConfig, out, *, world=None, device="cpu", resume=False, progress=True, save_every=250) -> VAE:
@@ -162,10 +176,7 @@ def train_autoencoder(cfg: AutoencoderConfig, out, *, world=None, device="cpu", 
     vae = VAE(cfg.network).to(device)
     optimizer, first, checkpoint = MuonAdamW(vae, cfg.learning_rate), 0, out / "vae_checkpoint.pt"
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        first = _load(checkpoint, vae, optimizer)
     held_out = render(world.sample(cfg.seed + 2, 32, "heldout"), 17, cfg.size, cfg.size, device=device)
     with (out / "vae_log.jsonl").open("a" if first else "w") as log, tqdm(total=cfg.steps, initial=first, disable=not progress, desc="VAE") as bar:
         for step in range(first, cfg.steps):
@@ -196,13 +207,15 @@ def polish_scenes(cfg: AutoencoderConfig, world: World, step: int) -> list:
     return sorted(many, key=_is_hard, reverse=True)[:half] + rest
 
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-042
-def polish(vae: VAE, cfg: AutoencoderConfig, world: World, *, device="cpu", progress=True) -> VAE:
+def polish(vae: VAE, cfg: AutoencoderConfig, world: World, *, out=None, device="cpu", resume=False, progress=True, save_every=250) -> VAE:
     """Train on for `cfg.polish_steps` with `cfg.actor_weight` on and around the actor. `cfg.anchor` weighs the squared
-    shift of the latents, in units of their scale, so that what was trained on them remains valid."""
+    shift of the latents, in units of their scale, so that what was trained on them remains valid. With `out`, it can `resume`."""
     from tqdm.auto import trange
     plan = replace(cfg, steps=max(cfg.polish_steps, 1), learning_rate=cfg.learning_rate / 2)
-    optimizer, before = MuonAdamW(vae, plan.learning_rate), copy.deepcopy(vae)
-    for step in trange(cfg.polish_steps, desc="polish", disable=not progress or not cfg.polish_steps):
+    optimizer, before, first, checkpoint = MuonAdamW(vae, plan.learning_rate), copy.deepcopy(vae), 0, out and Path(out) / "polish_checkpoint.pt"
+    if resume and checkpoint and checkpoint.exists():
+        first = _load(checkpoint, vae, optimizer)
+    for step in trange(first, cfg.polish_steps, desc="polish", disable=not progress or not cfg.polish_steps):
         scenes = polish_scenes(plan, world, step)
         window = dict(num_frames=plan.num_frames, height=plan.size, width=plan.size, start=(7 * step) % (18 - plan.num_frames), device=device)
         video, near = render(scenes, **window), nn.functional.max_pool2d(render_masks(scenes, **window), 5, 1, 2)
@@ -216,4 +229,6 @@ def polish(vae: VAE, cfg: AutoencoderConfig, world: World, *, device="cpu", prog
         shift = (mean.float() - was.float()).square().mean() / vae.config.scale**2
         (error + cfg.anchor * shift).backward()
         optimizer.step(learning_rate(plan, step))
+        if checkpoint and (step + 1) % save_every == 0:
+            _save(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
     return vae

@@ -34,7 +34,7 @@ class LatentCache:
     "Clips of a world, rendered and encoded once, on disk: latents (float16), actor coverage, caption tokens."
     def __init__(self, folder, clips: int, *, seed=10, size=64, num_frames=17, max_length=24):
         self.folder, self.clips, self.seed = Path(folder), clips, seed
-        self.size, self.num_frames, self.max_length = size, num_frames, max_length
+        self.size, self.num_frames, self.max_length, self._saying = size, num_frames, max_length, {}
 
     def _arrays(self, channels):
         t, s = 1 + (self.num_frames - 1) // 4, self.size // 8
@@ -42,10 +42,21 @@ class LatentCache:
                   "tokens": ((len(CAPTIONS), self.max_length), np.uint16), "image_tokens": ((len(CAPTIONS), self.max_length), np.uint16)}
         for name, (shape, dtype) in shapes.items():
             path, shape = self.folder / f"{name}.npy", (self.clips, *shape)
-            array = np.lib.format.open_memmap(path, "r+") if path.exists() else np.lib.format.open_memmap(path, "w+", dtype, shape)
+            array = np.lib.format.open_memmap(path, "r+") if path.exists() else self._new(path, dtype, shape)
             if array.shape != shape:
                 raise ValueError(f"cache: {path} has shape {array.shape}, allowed: {shape}, or a folder without a cache")
             yield name, array
+
+    def _new(self, path, dtype, shape):
+        "An empty array on disk, its whole room taken at once: a full disk is an error now, and no crash in the middle of a write."
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        try:
+            with open(path, "r+b") as file:
+                getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            path.unlink()
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        return array
 
     @torch.no_grad()
     def _check(self, arrays, vae, world, device):

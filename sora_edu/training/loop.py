@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainee', 'training_loss', 'Optimizers', 'update_ema', 'save_atomic', 'save_tensors', 'load_vae', 'save_vae',
            'prepare', 'Log', 'Interrupt', 'Parts', 'State', 'train_step', 'preview', 'save_filmstrips',
-           'weights_before', 'train']
+           'weights_before', 'begin_with', 'check_device', 'train']
 
 # %% ../../nbs/15_training.loop.ipynb #cell-003
 import copy
@@ -13,15 +13,17 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import signal
 import time
 from contextlib import closing
 from pathlib import Path
 import torch
 from torch import nn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from dataclasses import dataclass
-from ..diffusion.flow import add_noise, flow_loss, sample_sigma_map
+from ..diffusion.flow import add_noise, flow_loss, per_token, sample_sigma_map
 from ..diffusion.guidance import cfg as guided
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from ..model.text import load_tokenizer, tokenize
@@ -42,7 +44,7 @@ class Trainee(nn.Module):
         self.text_encoder, self.dit = TextEncoder(cfg.text), DiT(cfg.dit)
 
     def forward(self, latents, sigma, ids):
-        return self.dit(latents, 1000 * sigma, self.text_encoder(ids))
+        return self.dit(latents, 1000 * per_token(sigma, self.dit.config.patch_size), self.text_encoder(ids))
 
 # %% ../../nbs/15_training.loop.ipynb #cell-009
 def training_loss(model, batch: dict, leg: Leg, device="cpu"):
@@ -88,14 +90,20 @@ def update_ema(ema: nn.Module, model: nn.Module, half_life: float, step: int):
 
 # %% ../../nbs/15_training.loop.ipynb #cell-019
 def save_atomic(path: Path, record):
-    "Written beside, then renamed."
-    torch.save(record, path.with_suffix(".tmp"))
+    "Written beside, then renamed: a full disk leaves the old file."
+    try:
+        torch.save(record, path.with_suffix(".tmp"))
+    except RuntimeError as error:
+        raise OSError(f"{path} can't be written, is the disk full? ({str(error).splitlines()[0][:80]})") from None
     os.replace(path.with_suffix(".tmp"), path)
 
 
 def save_tensors(path: Path, tensors: dict, metadata=None):
     "The same for safetensors: nothing but numbers, so nothing to distrust."
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".tmp"), metadata)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".tmp"), metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} can't be written, is the disk full? ({error})") from None
     os.replace(path.with_suffix(".tmp"), path)
 
 
@@ -124,7 +132,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, start=None, clips=None, de
             save_vae(load_vae(Path(start) / "vae.safetensors"), path)
         if not path.exists():
             vae = train_autoencoder(cfg.autoencoder, out, device=device, resume=resume, progress=progress)
-            save_vae(polish(vae, cfg.autoencoder, World(cfg.world), device=device, progress=progress), path)
+            save_vae(polish(vae, cfg.autoencoder, World(cfg.world), out=out, device=device, resume=resume, progress=progress), path)
         vae = load_vae(path).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
     return vae, cache.build(vae, World(cfg.world), clips=clips, device=device, progress=progress)
@@ -200,7 +208,10 @@ class State:
         save_atomic(path, {k: v.state_dict() for k, v in parts.items()} | {"step": self.step})
 
     def load(self, path, device):
-        saved = torch.load(path, map_location=device, weights_only=True)
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"resume: {path} is damaged ({type(error).__name__}), allowed: a whole checkpoint; without it the leg begins anew") from None
         for name in ("model", "ema", "optimizers"):
             getattr(self, name).load_state_dict(saved[name])
         self.step = saved["step"]
@@ -240,13 +251,32 @@ def save_filmstrips(path, vae, model, cfg: TrainConfig):
 def weights_before(weights, device="cpu") -> dict:
     "The tensors of an earlier leg: a file `legK.safetensors`, a folder that holds one, or a folder of packaged weights."
     path = Path(weights)
-    if (path / "model.json").is_file():
-        return {f"{part}.{name}": tensor for part in ("text_encoder", "dit") for file in sorted(path.glob(f"{part}*.safetensors"))
-                for name, tensor in load_file(file, device=str(device)).items()}
-    path = max(path.glob("leg*.safetensors"), default=path) if path.is_dir() else path
-    if not path.is_file():
+    packaged, single = (path / "model.json").is_file(), max(path.glob("leg*.safetensors"), default=path) if path.is_dir() else path
+    if not packaged and not single.is_file():
         raise ValueError(f"from_weights: got {weights}, allowed: a file legK.safetensors of an earlier leg, or a folder of weights")
-    return load_file(path, device=str(device))
+    files = [(f"{part}.", file) for part in ("text_encoder", "dit") for file in sorted(path.glob(f"{part}*.safetensors"))] if packaged else [("", single)]
+    try:
+        return {prefix + name: tensor for prefix, file in files for name, tensor in load_file(file, device=str(device)).items()}
+    except SafetensorError as error:
+        raise ValueError(f"from_weights: got {weights}, which is damaged ({error}), allowed: whole safetensors files") from None
+
+
+def begin_with(state: State, tensors: dict):
+    "Both the weights and their average become `tensors`, if they fit."
+    wanted = {name: tuple(t.shape) for name, t in state.model.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wanted != found:
+        name = min(n for n in wanted | found if wanted.get(n) != found.get(n))
+        raise ValueError(f"from_weights: got {name} {found.get(name, 'missing')}, allowed: {wanted.get(name, 'no such tensor')} in this config")
+    state.model.load_state_dict(tensors), state.ema.load_state_dict(tensors)
+
+
+def check_device(device):
+    "Refuse a device that is not there."
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device: got {str(device)!r}, allowed: cpu{', cuda' if torch.cuda.is_available() else ''}") from None
 
 # %% ../../nbs/15_training.loop.ipynb #cell-035
 def train(config, *, leg=0, from_weights=None, resume=False, out=None, device="cpu", parts=Parts(), progress=True, on_step=None, save_every=250):
@@ -257,12 +287,12 @@ def train(config, *, leg=0, from_weights=None, resume=False, out=None, device="c
     if isinstance(leg, bool) or not isinstance(leg, int) or not 0 <= leg < len(cfg.legs):
         raise ValueError(f"leg: got {leg!r}, allowed: 0 to {len(cfg.legs) - 1}")
     out, plan, checkpoint = Path(out or f"runs/{cfg.name}"), cfg.legs[leg], f"leg{leg}.pt"
-    before = None if from_weights is None else weights_before(from_weights, device)      # refused now, not after an hour
-    vae, cache = prepare(cfg, out, vae=parts.vae, start=from_weights, clips=plan.clips, device=device, resume=resume, progress=progress)
+    check_device(device)
     torch.manual_seed(cfg.seed + leg)
     state = State(parts.model(cfg).to(device), plan.learning_rate)
-    if before is not None:
-        state.model.load_state_dict(before), state.ema.load_state_dict(before)
+    if from_weights is not None:
+        begin_with(state, weights_before(from_weights, device))        # refused now, not after an hour of preparing
+    vae, cache = prepare(cfg, out, vae=parts.vae, start=from_weights, clips=plan.clips, device=device, resume=resume, progress=progress)
     if resume and (out / checkpoint).exists():
         state.load(out / checkpoint, device)
     log = Log(out / f"leg{leg}.jsonl", state.step)
