@@ -41,7 +41,7 @@ def _git(*args):
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-010
 def commit() -> str:
     "The commit that is measured; `+` when the working tree differs from it."
-    dirty = [line for line in _git("status", "--porcelain").splitlines() if not line.endswith(".json") or "figures/" not in line]
+    dirty = [line for line in _git("status", "--porcelain", "--untracked-files=all").splitlines() if not line.endswith(".json") or "figures/" not in line]
     return _git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-013
