@@ -85,6 +85,14 @@ def test_a_whole_training_step_can_be_timed():
     assert any(not torch.equal(p, q) for p, q in zip(before, model.parameters()))
 
 
+def test_replays_are_counted(monkeypatch):
+    assert speed._replayed(1) == 1
+    from sora_edu.pipeline import generate as G
+    other = G.replay
+    monkeypatch.setattr(G, "replay", lambda record: other(record | {"seed": "5"}))
+    assert speed._replayed(1) == 0
+
+
 def test_took_is_a_median_after_a_warm_up(monkeypatch):
     clock = iter([0, 1, 10, 15, 20, 22])
     calls = []

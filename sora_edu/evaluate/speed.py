@@ -378,14 +378,18 @@ def _():
     return {"value": equal, "n": 10}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-066
-@measure("replay_equal", "")
-def _():
+def _replayed(n, **options):
+    "How many of n clips come back equal, byte for byte, from their records."
     from sora_edu.evaluate.adherence import suite
     from sora_edu.pipeline.generate import generate, replay
-    cases = suite("seen", 20)
-    made = [generate(c.prompt, seed=c.seed, num_inference_steps=8) for c in cases]
-    same = sum(bool((replay(m.record).frames == m.frames).all()) for m in made)
-    return {"value": same, "n": 20}
+    made = [generate(c.prompt, seed=c.seed, num_inference_steps=8, **options) for c in suite("seen", n)]
+    again = [replay(m.record).generation.frames for m in made]
+    return sum(bool((a == m.frames).all()) for a, m in zip(again, made))
+
+
+@measure("replay_equal", "")
+def _():
+    return {"value": _replayed(20), "n": 20}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-068
 _clone = {}
