@@ -10,8 +10,9 @@ import torch
 from sora_edu.diffusion.flow import SigmaMix
 from sora_edu.model.vae import VAE, VAEConfig
 from sora_edu.training.configs import CONFIGS, Leg, get_config
+from sora_edu.training.autoencoder import save_checkpoint
 from sora_edu.training.data import LatentCache, batch_at, token_coverage
-from sora_edu.training.loop import Log, Parts, State, Trainee, preview, save_atomic, train, train_step, training_loss, update_ema
+from sora_edu.training.loop import Log, Parts, State, Trainee, preview, train, train_step, training_loss, update_ema
 from sora_edu.world.render import render
 from sora_edu.world.scene import World
 
@@ -178,7 +179,7 @@ def test_a_full_disk_is_said_and_loses_nothing(cache, tmp_path, monkeypatch):
     (tmp_path / "old.pt").write_text("old")
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("[enforce fail] write failed")))
     with pytest.raises(OSError, match="old.pt can't be written, is the disk full"):
-        save_atomic(tmp_path / "old.pt", {})
+        save_checkpoint(tmp_path / "old.pt", {})
     assert (tmp_path / "old.pt").read_text() == "old"
 
 
@@ -227,9 +228,9 @@ def test_a_log_is_json(tmp_path):
 
 def test_a_failed_save_keeps_the_old_file(tmp_path):
     path = tmp_path / "state.pt"
-    save_atomic(path, {"step": 1})
+    save_checkpoint(path, {"step": 1})
     with pytest.raises(Exception):
-        save_atomic(path, {"step": lambda: None})
+        save_checkpoint(path, {"step": lambda: None})
     assert torch.load(path, weights_only=True) == {"step": 1}
 
 

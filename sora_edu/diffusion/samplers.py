@@ -45,49 +45,44 @@ class Step:
     latents: Tensor
     x0: Tensor
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #x1
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-017
 def _hold(x, how):
     "`x` with what is given put in its place, and where it is free: [B, T] or [B, 1, T, h, w], 1 where it is to be made."
-    if how["given"] is None:
+    given, mask = how["given"], how["given_mask"]
+    if (given is None) != (mask is None):
+        raise ValueError(f"given, given_mask: got {'the first' if mask is None else 'the second'} only, allowed: both or neither")
+    if given is None:
         return x, torch.ones(x.shape[0], x.shape[2], device=x.device)
-    free = 1 - how["given_mask"].float()
-    return torch.where(expand_sigma(free, x) > 0, x, how["given"]), free
+    free = 1 - mask.float()
+    return torch.where(expand_sigma(free, x) > 0, x, given), free
 
 
 def _changed(how, sent):
     "The course after a message. Noise levels that remain must begin where the latents are."
-    unknown = sent.keys() - how.keys()
+    unknown = sent.keys() - {*how, "latents"}
     if unknown:
-        raise ValueError(f"send: got {', '.join(sorted(unknown))}, allowed: {', '.join(how)}")
-    if "sigmas" in sent and abs(float(sent["sigmas"][0]) - float(how["sigmas"][0])) > 1e-6:
-        raise ValueError(f"sigmas: got levels from {float(sent['sigmas'][0]):.4f}, allowed: from {float(how['sigmas'][0]):.4f}, where the latents are")
-    how = how | sent
-    if (how["given"] is None) != (how["given_mask"] is None):
-        raise ValueError("given, given_mask: got one of the two, allowed: both or neither")
-    return how
+        raise ValueError(f"send: got {', '.join(sorted(unknown))}, allowed: {', '.join([*how, 'latents'])}")
+    here, there = (float(h["sigmas"][0]) for h in (how, how | sent))
+    if abs(there - here) > 1e-6:
+        raise ValueError(f"sigmas: got levels from {there:.4f}, allowed: from {here:.4f}, where the latents are")
+    return {name: sent.get(name, value) for name, value in how.items()}
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-017
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-018
 def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=None, given_mask=None, generator=None):
     """Yield a `Step` for each interval of `sigmas`. `velocity_fn(x, sigma [B, T]) -> v`.
     `given` [B, C, T, h, w] with `given_mask` (1 where given; [B, T], or [B, 1, T, h, w] for regions) is held at sigma 0.
     Sending a dict changes course: new `velocity_fn`, `latents`, `given` with `given_mask`, or `sigmas`, those that remain."""
     if solver not in ("euler", "heun", "ancestral"):
         raise ValueError(f"solver: got {solver!r}, allowed: euler, heun, ancestral")
-    if (given is None) != (given_mask is None):
-        raise ValueError(f"given, given_mask: got {'the first' if given is not None else 'the second'} only, allowed: both or neither")
-    how = {"velocity_fn": velocity_fn, "latents": noise, "sigmas": sigmas, "given": given, "given_mask": given_mask}
-    index, x0 = -1, None
-    while True:
-        x, free = _hold(how["latents"], how)
-        if index >= 0:
-            sent = yield Step(index, float(how["sigmas"][0]), x, x0)
-            if sent is not None:
-                how = _changed(how | {"latents": x}, sent)
-                continue                                            # hand the same step out again, as it is now
-        if len(how["sigmas"]) < 2:
-            return
+    how, index = {"velocity_fn": velocity_fn, "sigmas": sigmas, "given": given, "given_mask": given_mask}, 0
+    x, free = _hold(noise, how)
+    while len(how["sigmas"]) > 1:
         ask, now, then = how["velocity_fn"], *how["sigmas"][:2].tolist()
         v = ask(x, now * free) * expand_sigma(free, x)              # what is given does not move
         x0, _ = _hold(to_x0(x, v, now * free), how)
-        x, index = _advance(ask, x, v, now, then, free, solver, generator), index + 1
-        how |= {"latents": x, "sigmas": how["sigmas"][1:]}
+        x, _ = _hold(_advance(ask, x, v, now, then, free, solver, generator), how)
+        how["sigmas"] = how["sigmas"][1:]
+        while (sent := (yield Step(index, float(how["sigmas"][0]), x, x0))) is not None:
+            how = _changed(how, sent)
+            x, free = _hold(sent.get("latents", x), how)
+        index += 1

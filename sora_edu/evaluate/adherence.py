@@ -102,9 +102,14 @@ def suite(name: str = "seen", n: int | None = None) -> list:
     "The first `n` cases (default: all) of a stored suite: 480 seen prompts or 240 of held-out combinations."
     if name not in SUITES:
         raise ValueError(f"suite: got {name!r}, allowed: {', '.join(SUITES)}")
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= SUITES[name]):
-        raise ValueError(f"n: got {n!r}, allowed: a whole number from 1 to {SUITES[name]}")
-    return list(_stored()[name][:n])
+    return _first(_stored()[name], n, "n", 1)
+
+
+def _first(cases, n, name, least):
+    "The first `n` of `cases`, or all."
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not least <= n <= len(cases)):
+        raise ValueError(f"{name}: got {n!r}, allowed: a whole number from {least} to {len(cases)}")
+    return list(cases[:n])
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-021
 def _as_video(clips) -> Tensor:
@@ -246,10 +251,7 @@ def _pairs(cases, size):
 def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, progress: bool = True, **options) -> dict:
     """What must fail, judged like the rest: name -> tally, and `worst`, the highest share of all five right. Prompts that say
     "stays still" are left out (a frozen clip of those is right). Weights also answer for a DiT of random weights."""
-    cases = [c for c in suite("seen") if c.description.action != "stays still"]
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 2 <= limit <= len(cases)):
-        raise ValueError(f"limit: got {limit!r}, allowed: a whole number from 2 to {len(cases)}")
-    cases = cases[:limit]
+    cases = _first([c for c in suite("seen") if c.description.action != "stays still"], limit, "limit", 2)
     generate, blind = _generate(source, options), _random_generator(source, options)
     judged, wanted = {}, [c.description for c in cases]
     for i, group in enumerate(_batches(_pairs(cases, batch_size), 1, progress, "controls")):

@@ -378,11 +378,11 @@ def _():
     return {"value": equal, "n": 10}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-066
-def _replayed(n, **options):
+def _replayed(n):
     "How many of n clips come back equal, byte for byte, from their records."
     from sora_edu.evaluate.adherence import suite
     from sora_edu.pipeline.generate import generate, replay
-    made = [generate(c.prompt, seed=c.seed, num_inference_steps=8, **options) for c in suite("seen", n)]
+    made = [generate(c.prompt, seed=c.seed, num_inference_steps=8) for c in suite("seen", n)]
     again = [replay(m.record).generation.frames for m in made]
     return sum(bool((a == m.frames).all()) for a, m in zip(again, made))
 

@@ -247,7 +247,7 @@ def train(
     told = _train_legs(config, legs, out, from_weights, resume, device)
     _tell(as_json, {"config": config, "legs": list(legs), **told})
 
-# %% ../../nbs/21_studio.cli.ipynb #x1
+# %% ../../nbs/21_studio.cli.ipynb #cell-056
 def _leg_before(cfg, leg, out):
     "Where leg `leg` begins if nobody says: nowhere for the first, else with the leg before it, in the same folder."
     if not 0 <= leg < len(cfg.legs):
@@ -257,7 +257,7 @@ def _leg_before(cfg, leg, out):
         raise ValueError(f"--from: got nothing, and {before} does not exist, allowed: weights that leg {leg} goes on from")
     return str(before) if leg else None
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-056
+# %% ../../nbs/21_studio.cli.ipynb #cell-057
 def _train_legs(config, legs, out, start, resume, device):
     "Train `legs` one after the other, each from where the one before ended -> the last leg's file, the weights folder, its hash."
     from sora_edu.pipeline.generate import package
@@ -265,9 +265,8 @@ def _train_legs(config, legs, out, start, resume, device):
     cfg = loop.get_config(config)
     for leg in legs:
         made = out / f"leg{leg}.safetensors"
-        there = [path for path in (made, out / f"leg{leg}.pt") if path.exists()]
-        if not (out / "vae.safetensors").exists():
-            there += [path for path in [out / "vae_checkpoint.pt"] if path.exists()]
+        unfinished = [] if (out / "vae.safetensors").exists() else [out / "vae_checkpoint.pt"]
+        there = [path for path in (made, out / f"leg{leg}.pt", *unfinished) if path.exists()]
         if there and not resume:
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device)
@@ -276,7 +275,7 @@ def _train_legs(config, legs, out, start, resume, device):
                      most_frames=cfg.num_frames, size=cfg.size, config=config, legs=list(legs), seed=cfg.seed)
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-057
+# %% ../../nbs/21_studio.cli.ipynb #cell-058
 @app.command()
 def evaluate(
     weights: Weights = None,
@@ -289,13 +288,13 @@ def evaluate(
     told = adherence.evaluate(weights or "mini", suite=suite, limit=limit, progress=not as_json)
     _tell(as_json, told, _scores(told))
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-058
+# %% ../../nbs/21_studio.cli.ipynb #cell-059
 def _scores(told):
     "An evaluation as lines: the shares of a suite's attributes, or of each control."
     shares = {name: score["all"] if "all" in score else score for name, score in told.items() if isinstance(score, dict) and name != "reasons"}
     return [f"{name:>18}: {100 * s['share']:5.1f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})  {s['right']} of {s['n']}" for name, s in shares.items()]
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-060
+# %% ../../nbs/21_studio.cli.ipynb #cell-061
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="Which set of figures, such as first-light.")],
@@ -307,7 +306,7 @@ def bench(
     rows = speed.bench(name, only=only or None)
     _tell(as_json, rows, [f"{row['name']}: {row['value']} {row['unit']}" for row in rows])
 
-# %% ../../nbs/21_studio.cli.ipynb #cell-064
+# %% ../../nbs/21_studio.cli.ipynb #cell-065
 def main():
     "The command `sora-edu`."
     for stream in (sys.stdout, sys.stderr):

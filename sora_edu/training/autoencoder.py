@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AutoencoderConfig', 'clips_at', 'fast_bf16', 'orthogonalize', 'Muon', 'MuonAdamW', 'learning_rate',
-           'reconstruction_psnr', 'train_autoencoder', 'polish_scenes', 'polish']
+           'reconstruction_psnr', 'write_atomic', 'save_checkpoint', 'load_checkpoint', 'train_autoencoder',
+           'polish_scenes', 'polish']
 
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-003
 import copy
@@ -16,6 +17,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from ..model.vae import VAE, VAEConfig, measure_constants, psnr, vae_loss
 from ..world.render import render, render_masks
@@ -148,21 +150,31 @@ def reconstruction_psnr(vae: VAE, video: Tensor) -> float:
     return psnr(torch.cat(back), video)
 
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-032
-def _save(path: Path, record):
-    "Write beside, then rename: a kill leaves the old file or the new one, never half of one."
+def write_atomic(path: Path, write):
+    "Have `write` make a file beside `path`, then rename it: a kill or a full disk leaves the old file or the new one, never half of one."
     try:
-        torch.save(record, path.with_suffix(".tmp"))
-    except RuntimeError as error:
+        write(path.with_suffix(".tmp"))
+    except (RuntimeError, SafetensorError) as error:
         raise OSError(f"{path} can't be written, is the disk full? ({str(error).splitlines()[0][:80]})") from None
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def _load(path: Path, vae, optimizer) -> int:
-    "The step that a checkpoint was written after; network and optimizer become what they were."
+def save_checkpoint(path: Path, record):
+    "Tensors and numbers, as torch writes them."
+    write_atomic(path, lambda new: torch.save(record, new))
+
+
+def load_checkpoint(path: Path, device="cpu"):
+    "What `save_checkpoint` wrote."
     try:
-        state = torch.load(path, map_location=next(vae.parameters()).device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"resume: {path} is damaged ({type(error).__name__}), allowed: a whole checkpoint; without it the stage begins anew") from None
+        raise ValueError(f"resume: {path} is damaged ({type(error).__name__}), allowed: a whole checkpoint, or none, to begin anew") from None
+
+
+def _restore(path: Path, vae, optimizer) -> int:
+    "Network and optimizer become what they were; returns the steps that were done."
+    state = load_checkpoint(path, next(vae.parameters()).device)
     vae.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
     return state["step"]
 
@@ -176,14 +188,14 @@ def train_autoencoder(cfg: AutoencoderConfig, out, *, world=None, device="cpu", 
     vae = VAE(cfg.network).to(device)
     optimizer, first, checkpoint = MuonAdamW(vae, cfg.learning_rate), 0, out / "vae_checkpoint.pt"
     if resume and checkpoint.exists():
-        first = _load(checkpoint, vae, optimizer)
+        first = _restore(checkpoint, vae, optimizer)
     held_out = render(world.sample(cfg.seed + 2, 32, "heldout"), 17, cfg.size, cfg.size, device=device)
     with (out / "vae_log.jsonl").open("a" if first else "w") as log, tqdm(total=cfg.steps, initial=first, disable=not progress, desc="VAE") as bar:
         for step in range(first, cfg.steps):
             mse, kl = _train_step(cfg, vae, optimizer, world, step, device)
             bar.update()
             if (step + 1) % save_every == 0 or step + 1 == cfg.steps:
-                _save(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
+                save_checkpoint(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
                 row = {"step": step + 1, "train_db": round(10 * math.log10(4 / mse), 3), "kl": round(kl, 4),
                        "heldout_psnr": round(reconstruction_psnr(vae, held_out), 3), "time": round(time.time(), 1)}
                 log.write(json.dumps(row) + "\n")
@@ -212,9 +224,10 @@ def polish(vae: VAE, cfg: AutoencoderConfig, world: World, *, out=None, device="
     shift of the latents, in units of their scale, so that what was trained on them remains valid. With `out`, it can `resume`."""
     from tqdm.auto import trange
     plan = replace(cfg, steps=max(cfg.polish_steps, 1), learning_rate=cfg.learning_rate / 2)
-    optimizer, before, first, checkpoint = MuonAdamW(vae, plan.learning_rate), copy.deepcopy(vae), 0, out and Path(out) / "polish_checkpoint.pt"
+    optimizer, before = MuonAdamW(vae, plan.learning_rate), copy.deepcopy(vae)
+    first, checkpoint = 0, out and Path(out) / "polish_checkpoint.pt"
     if resume and checkpoint and checkpoint.exists():
-        first = _load(checkpoint, vae, optimizer)
+        first = _restore(checkpoint, vae, optimizer)
     for step in trange(first, cfg.polish_steps, desc="polish", disable=not progress or not cfg.polish_steps):
         scenes = polish_scenes(plan, world, step)
         window = dict(num_frames=plan.num_frames, height=plan.size, width=plan.size, start=(7 * step) % (18 - plan.num_frames), device=device)
@@ -230,5 +243,5 @@ def polish(vae: VAE, cfg: AutoencoderConfig, world: World, *, out=None, device="
         (error + cfg.anchor * shift).backward()
         optimizer.step(learning_rate(plan, step))
         if checkpoint and (step + 1) % save_every == 0:
-            _save(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
+            save_checkpoint(checkpoint, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
     return vae

@@ -115,7 +115,7 @@ class LatentCache:
             self._saying[words] = hit.nonzero()[:, 0]
         return self._saying[words]
 
-# %% ../../nbs/13_training.data.ipynb #cell-023
+# %% ../../nbs/13_training.data.ipynb #cell-025
 def batch_at(cache: LatentCache, leg, seed: int, step: int) -> dict:
     "The batch of a step: x0 [B, C, T, h, w], coverage in [0, 1], ids [B, L], and the step's own generator."
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
