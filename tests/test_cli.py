@@ -240,6 +240,14 @@ def test_a_leg_begins_where_the_one_before_ended(capsys, tmp_path):
     assert cli._leg_before(get_config("mini"), 2, tmp_path) == str(tmp_path / "leg1.safetensors") and cli._leg_before(get_config("mini"), 0, tmp_path) is None
 
 
+def test_a_leg_that_was_begun_needs_no_beginning(capsys, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(cli, "_train_legs", lambda config, legs, out, start, resume, device: told.append(start) or {})
+    assert "--from" in refused(capsys, "train", "mini", "--leg", 2, "--resume", "--out", str(tmp_path), "--device", "cpu")
+    (tmp_path / "leg2.pt").touch()
+    assert call(capsys, "train", "mini", "--leg", 2, "--resume", "--out", str(tmp_path), "--device", "cpu", "--json")[0] == 0 and told == [None]
+
+
 def test_a_half_trained_autoencoder_is_not_overwritten(capsys, tmp_path):
     (tmp_path / "vae_checkpoint.pt").write_text("hours of work")
     assert "vae_checkpoint.pt" in refused(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu")

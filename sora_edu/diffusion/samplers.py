@@ -45,7 +45,7 @@ class Step:
     latents: Tensor
     x0: Tensor
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-017
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-018
 def _hold(x, how):
     "`x` with what is given put in its place, and where it is free: [B, T] or [B, 1, T, h, w], 1 where it is to be made."
     given, mask = how["given"], how["given_mask"]
@@ -67,7 +67,7 @@ def _changed(how, sent):
         raise ValueError(f"sigmas: got levels from {there:.4f}, allowed: from {here:.4f}, where the latents are")
     return {name: sent.get(name, value) for name, value in how.items()}
 
-# %% ../../nbs/11_diffusion.samplers.ipynb #cell-018
+# %% ../../nbs/11_diffusion.samplers.ipynb #cell-019
 def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=None, given_mask=None, generator=None):
     """Yield a `Step` for each interval of `sigmas`. `velocity_fn(x, sigma [B, T]) -> v`.
     `given` [B, C, T, h, w] with `given_mask` (1 where given; [B, T], or [B, 1, T, h, w] for regions) is held at sigma 0.

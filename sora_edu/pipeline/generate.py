@@ -123,10 +123,10 @@ def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
     "The folder of `weights`: the name of weights inside the package first, then a path."
     if not isinstance(weights, (str, os.PathLike)) or not str(weights).strip():
         _refuse("weights", weights, f"a name ({_packaged_names()}) or a folder")
-    named = [_WEIGHTS / str(weights)] if Path(weights).name == str(weights) else []      # one plain name, neither . nor a path
-    for folder in (*named, Path(weights)):
-        if os.path.isdir(folder):                            # False, not an error, for a name that no file can have
-            return folder
+    if str(weights) in _packaged_names().split(", "):
+        return _WEIGHTS / str(weights)
+    if os.path.isdir(weights):                               # False, not an error, for a name that no file can have
+        return Path(weights)
     _refuse("weights", str(weights), f"a name ({_packaged_names()}) or a folder that exists")
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-017

@@ -243,7 +243,8 @@ def train(
     if all_legs and leg is not None:
         raise ValueError("--leg, --all-legs: got both, allowed: one of the two")
     legs = range(len(get_config(config).legs)) if all_legs else [leg or 0]
-    from_weights = from_weights or _leg_before(get_config(config), legs[0], out)
+    if not from_weights and not (resume and (out / f"leg{legs[0]}.pt").exists()):
+        from_weights = _leg_before(get_config(config), legs[0], out)
     told = _train_legs(config, legs, out, from_weights, resume, device)
     _tell(as_json, {"config": config, "legs": list(legs), **told})
 
