@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from sora_edu.diffusion.flow import SigmaMix, add_noise, expand_sigma, flow_loss, sample_sigma_map, shift_sigma, to_x0, velocity
+from sora_edu.diffusion.flow import SigmaMix, add_noise, expand_sigma, flow_loss, per_token, sample_sigma_map, shift_sigma, to_x0, velocity
 
 G = torch.Generator().manual_seed(0)
 X0, NOISE = torch.randn(4, 3, 5, 2, 2, generator=G, dtype=torch.float64), torch.randn(4, 3, 5, 2, 2, generator=G, dtype=torch.float64)
