@@ -53,6 +53,18 @@ def test_a_batch_with_one_generator_a_clip(pipe, folder):
     assert np.abs(grey(made) - plain).max() <= 1
 
 
+def test_the_face_guides_where_the_weights_say(tmp_path):
+    folder = tiny_folder(tmp_path / "w", guidance_interval=(0.8, 1.0))
+    F.SoraPipeline.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    plain = G.generate(PROMPT, weights=folder, seed=5, guidance_scale=6).frames
+    for source in (folder, tmp_path / "saved"):
+        pipe = F.SoraPipeline.from_pretrained(source)
+        pipe.set_progress_bar_config(disable=True)
+        assert np.abs(grey(pipe(PROMPT, generator=seeded(5), guidance_scale=6).frames) - plain).max() <= 1
+    everywhere = G.generate(PROMPT, weights=tiny_folder(tmp_path / "other"), seed=5, guidance_scale=6).frames
+    assert np.abs(everywhere.astype(int) - plain).max() > 1
+
+
 def test_the_same_noise_levels(pipe):
     pipe.scheduler.set_timesteps(sigmas=G.sigma_schedule(30)[:-1].numpy())
     assert torch.allclose(pipe.scheduler.sigmas, G.sigma_schedule(30, shift=3.0), atol=1e-6)

@@ -138,3 +138,11 @@ def test_bad_shares_are_named(shares):
 def test_bad_mixes_are_named(mix, name):
     with pytest.raises(ValueError, match=f"^{name}: got .*, allowed: "):
         SigmaMix(**mix)
+
+
+def test_a_patch_that_is_partly_noise_has_its_highest_level():
+    sigma = torch.zeros(1, 1, 2, 4, 4)
+    sigma[0, 0, 1, 1, 3] = 0.8
+    assert per_token(sigma, (1, 2, 2)).shape == (1, 8) and per_token(sigma, (1, 2, 2))[0, 5] == 0.8
+    for plain in (torch.rand(3), torch.rand(3, 2)):
+        assert per_token(plain, (1, 2, 2)) is plain

@@ -128,6 +128,25 @@ def test_the_whole_is_what_its_parts_give(folder):
     assert np.abs(G.decode(x, weights=models).astype(int) - G._sampled(request, models, G.Hooks())).max() <= 1
 
 
+def test_guidance_keeps_to_the_interval_of_the_weights(tmp_path):
+    "Two of four steps lie inside: the formula written out, and what the network was asked."
+    models = G.load_models(tiny_folder(tmp_path / "w", guidance_interval=(0.8, 1.0)), dtype=torch.float32)
+    text = [models.text_encoder(G.tokenize([t], models.tokenizer, 16)) for t in (PROMPT, "")]
+    x, net, sigmas = torch.randn(16, 5, 8, 8, generator=torch.Generator().manual_seed(7))[None], G.network(models), G.sigma_schedule(4, shift=3.0)
+    for now, then in zip(sigmas, sigmas[1:]):
+        yes, no = (net(x, now.expand(1, 5), t) for t in text)
+        x = x + (then - now) * (no + (2.5 if now >= 0.8 else 1) * (yes - no))
+    made = G.generate_unmarked(PROMPT, weights=models, seed=7, guidance_scale=2.5)
+    assert (sigmas[:-1] >= 0.8).sum() == 2 and np.abs(G.decode(x, weights=models).astype(int) - made).max() <= 1
+    assert G.generate(PROMPT, weights=models).record["guidance_interval"] == [0.8, 1.0]
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 1.0), (0.5, 1.5), (0.9, 0.2), (float("nan"), 1.0), ("0", 1)])
+def test_weights_with_a_bad_interval_are_refused(interval):
+    with pytest.raises(ValueError, match="^guidance_interval: got .*, allowed: "):
+        tiny_models(guidance_interval=interval)
+
+
 def test_text_is_encoded_once(models, monkeypatch):
     calls, real = [], type(models.dit).text_cache
     monkeypatch.setattr(type(models.dit), "text_cache", lambda self, text: calls.append(len(text)) or real(self, text))

@@ -49,3 +49,27 @@ def test_clips_keep_their_own_prompts(model):
 def test_bad_scales_are_named(model, scale):
     with pytest.raises(ValueError, match="^guidance_scale: got .*, allowed: 0 to 100"):
         cfg(model, YES, NO, scale)
+
+
+def test_guidance_within_an_interval(model):
+    low = torch.full((2, 4), 0.5)
+    low[:, 2:] = 0.9                                               # two frames inside, two outside
+    v = cfg(model, YES, NO, 3.0, (0.8, 1.0))(X, low)
+    assert torch.allclose(v[:, :, 2:], 8 * X[:, :, 2:]) and torch.allclose(v[:, :, :2], 2 * X[:, :, :2])
+    assert torch.allclose(cfg(model, YES, NO, 3.0, (0.8, 1.0))(X, SIGMA), 2 * X)
+    assert model.calls == [4, 2]                                   # nobody inside: one question
+
+
+def test_each_clip_has_its_own_level(model):
+    v = cfg(model, YES, NO, 3.0, (0.8, 1.0))(X, torch.tensor([0.9, 0.5]))
+    assert torch.allclose(v[0], 8 * X[0]) and torch.allclose(v[1], 2 * X[1])
+
+
+def test_a_scale_below_one_holds_everywhere(model):
+    assert torch.allclose(cfg(model, YES, NO, 0.5, (0.8, 1.0))(X, SIGMA), 0.5 * X)
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 1), (0.6, 1.1), (0.9, 0.2), (float("nan"), 1)])
+def test_bad_intervals_are_named(model, interval):
+    with pytest.raises(ValueError, match="^guidance_interval: got .*, allowed: "):
+        cfg(model, YES, NO, 2.0, interval)

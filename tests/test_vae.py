@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from sora_edu.model.vae import PCA, VAE, VAEConfig, from_groups, measure_constants, psnr, to_groups, vae_loss
+from sora_edu.training import autoencoder
 from sora_edu.training.autoencoder import AutoencoderConfig, MuonAdamW, polish, polish_scenes, train_autoencoder
 from sora_edu.world.render import render
 from sora_edu.world.scene import World
@@ -120,7 +121,7 @@ def test_polish_moves_reconstructions_more_than_anchored_latents(clips):
     assert 0 < moved[100.0] < 0.5 * moved[0.0]
 
 
-def test_polish_goes_on_after_a_kill(clips, tmp_path):
+def test_polish_goes_on_after_a_kill(clips, tmp_path, monkeypatch):
     torch.manual_seed(0)
     net = VAE(SMALL)
     net.config = measure_constants(net, clips)
@@ -129,7 +130,10 @@ def test_polish_goes_on_after_a_kill(clips, tmp_path):
     polish(copy.deepcopy(net), cfg, World(), out=tmp_path, progress=False, save_every=3)
     resumed = copy.deepcopy(net)
     assert torch.load(tmp_path / "polish_checkpoint.pt", weights_only=True)["step"] == 3
+    steps = []
+    monkeypatch.setattr(autoencoder, "polish_scenes", lambda cfg, world, step: steps.append(step) or polish_scenes(cfg, world, step))
     polish(resumed, cfg, World(), out=tmp_path, resume=True, progress=False)
+    assert steps == [3, 4]
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters()))
 
 

@@ -8,17 +8,27 @@ __all__ = ['cfg']
 # %% ../../nbs/12_diffusion.guidance.ipynb #cell-003
 import torch
 from torch import Tensor
+from .flow import expand_sigma
 
 # %% ../../nbs/12_diffusion.guidance.ipynb #cell-008
-def cfg(model_fn, prompt_embeds: Tensor, negative_embeds: Tensor, guidance_scale: float):
-    "Classifier-free guidance: a velocity function that asks with and without the prompt in one batch, and goes further."
+def cfg(model_fn, prompt_embeds: Tensor, negative_embeds: Tensor, guidance_scale: float, guidance_interval=(0.0, 1.0)):
+    """Classifier-free guidance: a velocity function that asks with and without the prompt in one batch, and goes further.
+    A scale above 1 holds for frames with sigma inside `guidance_interval`; the rest get the plain answer, and where all are
+    outside, the second question is not asked (Kynkäänniemi et al. 2024)."""
     if not isinstance(guidance_scale, (int, float)) or not 0 <= guidance_scale <= 100:
         raise ValueError(f"guidance_scale: got {guidance_scale!r}, allowed: 0 to 100")
-    if guidance_scale == 1:
-        return lambda x, sigma: model_fn(x, sigma, prompt_embeds)
+    low, high = guidance_interval
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"guidance_interval: got {guidance_interval!r}, allowed: (low, high) with 0 <= low <= high <= 1")
+    if guidance_scale < 1:
+        low, high = 0.0, 1.0
     both = torch.cat([prompt_embeds, negative_embeds.expand_as(prompt_embeds)])
 
     def velocity(x, sigma):
+        inside = (low <= sigma) & (sigma <= high)
+        if guidance_scale == 1 or not inside.any():
+            return model_fn(x, sigma, prompt_embeds)
         with_prompt, without = model_fn(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
-        return without + guidance_scale * (with_prompt - without)
+        scale = torch.where(inside, float(guidance_scale), 1.0)
+        return without + expand_sigma(scale, x) * (with_prompt - without)
     return velocity

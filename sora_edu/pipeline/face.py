@@ -191,7 +191,8 @@ class SoraPipeline(DiffusionPipeline):
         "The guided velocity as a function of latents and sigma [B]."
         embeds = self.encode_prompt([*prompts, *negative])
         ask = lambda x, sigma, text: self.transformer(x, 1000 * sigma, text, return_dict=False)[0].float()
-        return cfg(ask, embeds[: len(prompts)], embeds[len(prompts):], guidance_scale)
+        interval = (self.config.limits or {}).get("guidance_interval", (0.0, 1.0))
+        return cfg(ask, embeds[: len(prompts)], embeds[len(prompts):], guidance_scale, interval)
 
     def _frames(self, latents, prompts, output_type):
         "Decode, mark, and hand out as asked."

@@ -84,6 +84,7 @@ class WeightsConfig:
     width: tuple = (64,)
     num_inference_steps: int = 30
     guidance_scale: float = 3.0
+    guidance_interval: tuple = (0.0, 1.0)       # the noise levels at which to guide
     shift: float = 3.0
     fps: int = 8
 
@@ -94,6 +95,8 @@ class WeightsConfig:
                 _refuse(name, values, "1 + 4n frames" if factor == 4 else "multiples of 16")
         _whole("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _real("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
+        low, high = self.guidance_interval
+        _real("guidance_interval", low, 0, _real("guidance_interval", high, 0, 1))
         _real("shift", self.shift, 0.01, 100)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-015
@@ -481,7 +484,7 @@ def _velocity(request, models):
     ids = tokenize(list(request.prompt) + [""], models.tokenizer, models.config.text_encoder.max_length)
     embeds = models.text_encoder(ids.to(models.device))
     null = embeds[-1:].expand(len(request.prompt), -1, -1)
-    return cfg(network(models), embeds[:-1], null, request.guidance_scale)
+    return cfg(network(models), embeds[:-1], null, request.guidance_scale, models.config.guidance_interval)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-071
 @torch.no_grad()
@@ -529,6 +532,7 @@ def _device_name(device):
 def _records(request, models):
     "One record a clip: all that it takes to make it again, and to see why it came out otherwise."
     shared = {"format": FORMAT, "ai_generated": True, "sampler": SAMPLER, "shift": models.config.shift,
+              "guidance_interval": list(models.config.guidance_interval),
               **{k: v for k, v in vars(request).items() if k not in ("prompt", "seed")},
               "fps": models.config.fps, "batch": len(request.prompt),
               "weights": {"name": models.config.name, "hash": models.weights_hash},
