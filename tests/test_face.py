@@ -65,6 +65,20 @@ def test_the_face_guides_where_the_weights_say(tmp_path):
     assert np.abs(everywhere.astype(int) - plain).max() > 1
 
 
+def test_the_face_draws_the_same_fresh_noise(tmp_path):
+    folder = tiny_folder(tmp_path / "w", sampler="ancestral")
+    F.SoraPipeline.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    plain = G.generate([PROMPT, OTHER], weights=folder, seed=[1, 2], num_inference_steps=6).frames
+    for source in (folder, tmp_path / "saved"):
+        pipe = F.SoraPipeline.from_pretrained(source)
+        pipe.set_progress_bar_config(disable=True)
+        assert type(pipe.scheduler) is F.FlowMatchAncestralScheduler
+        made = pipe([PROMPT, OTHER], generator=[seeded(1), seeded(2)], num_inference_steps=6).frames
+        assert np.abs(grey(made) - plain).max() <= 1
+    euler = G.generate(PROMPT, weights=tiny_folder(tmp_path / "other"), seed=1, num_inference_steps=6).frames
+    assert np.abs(euler[0].astype(int) - plain[0]).max() > 1
+
+
 def test_the_same_noise_levels(pipe):
     pipe.scheduler.set_timesteps(sigmas=G.sigma_schedule(30)[:-1].numpy())
     assert torch.allclose(pipe.scheduler.sigmas, G.sigma_schedule(30, shift=3.0), atol=1e-6)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import sora_edu
 from sora_edu.diffusion.flow import to_x0
+from sora_edu.diffusion import samplers
 from sora_edu.pipeline import generate as G
 from tiny_weights import OTHER, PROMPT, tiny_folder, tiny_models
 
@@ -145,6 +146,29 @@ def test_guidance_keeps_to_the_interval_of_the_weights(tmp_path):
 def test_weights_with_a_bad_interval_are_refused(interval):
     with pytest.raises(ValueError, match="^guidance_interval: got .*, allowed: "):
         tiny_models(guidance_interval=interval)
+
+
+def test_fresh_noise_is_a_matter_of_the_seed_alone(tmp_path):
+    "The ancestral sampler: same clip alone, in a batch, and again from its record."
+    models = G.load_models(tiny_folder(tmp_path / "w", sampler="ancestral"))
+    batch = G.generate([PROMPT, OTHER, PROMPT], weights=models, seed=[1, 2, 3])
+    alone = [G.generate(p, weights=models, seed=s).frames[0] for p, s in ((PROMPT, 1), (OTHER, 2), (PROMPT, 3))]
+    assert np.abs(batch.frames.astype(int) - np.stack(alone)).max() <= 1
+    assert not np.array_equal(alone[0], alone[2]) and batch.record["sampler"] == "ancestral"
+    assert G.replay(G.generate(PROMPT, weights=models, seed=9).record, weights=models).equal
+
+
+def test_fresh_noise_is_not_the_first_noise_again(tmp_path, monkeypatch):
+    models, drawn, real = G.load_models(tiny_folder(tmp_path / "w", sampler="ancestral")), [], samplers.make_noise
+    keep = lambda seeds, shape: drawn.append(real(seeds, shape)) or drawn[-1]
+    monkeypatch.setattr(samplers, "make_noise", keep), monkeypatch.setattr(G, "make_noise", keep)
+    G.generate(PROMPT, weights=models, num_inference_steps=4)
+    assert len(drawn) == 4 and all(not torch.equal(drawn[0], other) for other in drawn[1:])      # the last step draws none
+
+
+def test_weights_with_an_unknown_sampler_are_refused():
+    with pytest.raises(ValueError, match="^sampler: got 'magic', allowed: euler, ancestral"):
+        tiny_models(sampler="magic")
 
 
 def test_text_is_encoded_once(models, monkeypatch):

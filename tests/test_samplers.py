@@ -169,3 +169,15 @@ def test_given_and_its_mask_belong_together(options):
 def test_a_level_may_come_twice():
     steps = list(sample(gaussian, NOISE, torch.tensor([1.0, 1.0, 0.5, 0.0]), solver="ancestral", generator=torch.Generator().manual_seed(0)))
     assert torch.isfinite(steps[-1].latents).all() and torch.equal(steps[0].latents, NOISE)
+
+
+def test_one_generator_a_clip():
+    ends = lambda seeds: [s.latents for s in sample(gaussian, make_noise(seeds, NOISE.shape[1:]), sigma_schedule(5), solver="ancestral",
+                                                    generator=[torch.Generator().manual_seed(10 + s) for s in seeds])][-1]
+    assert torch.allclose(ends([1, 2, 3])[1], ends([2])[0], atol=1e-6) and not torch.allclose(ends([1, 2])[0], ends([1, 2])[1])
+
+
+def test_noise_from_a_generator_goes_on():
+    g = torch.Generator().manual_seed(4)
+    first, second = make_noise([g], (2, 3)), make_noise([g], (2, 3))
+    assert torch.equal(first, make_noise([4], (2, 3))) and not torch.equal(first, second)

@@ -37,7 +37,7 @@ Files: `vae`, `text_encoder` and `dit` as safetensors (matrices in bfloat16), th
 
 ## Training
 
-Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; legs 0 to 3 learned from latents made before that polish, and leg 4, on the first 8,000 clips, from latents made after it. Text encoder and DiT learned together, leg by leg, each from the one before:
+Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; legs 0 to 3 learned from latents made before that polish, and legs 4 and 5, on the first 8,000 clips, from latents made after it. Text encoder and DiT learned together, leg by leg, each from the one before:
 
 | leg | commit | steps | images | batch | rate | shown more often | began with (SHA-256) | last loss, video |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
