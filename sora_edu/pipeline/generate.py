@@ -338,9 +338,12 @@ def known_words(world: str) -> tuple:
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-042
+_SAMPLING = dict(guidance_interval=(0.6, 1.0), sampler="ancestral")      # what served `mini` best on practice prompts
+
+
 def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, *, name="mini", world="mini", most_frames=17, size=64, **info) -> str:
     "Networks as training leaves them -> a weights folder that `load_models` reads. Returns its hash; `info` as in `save_models`."
-    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=name, world=world, guidance_interval=(0.6, 1.0), sampler="ancestral",
+    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=name, world=world, **_SAMPLING,
                            num_frames=tuple(range(1, most_frames + 1, 4)), height=(size,), width=(size,))
     return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(world)), **info)
 
