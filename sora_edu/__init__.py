@@ -6,7 +6,7 @@ The names below load when they are first used, so that `import sora_edu` costs n
 __version__ = "0.1.0"
 
 _LAZY = {
-    "World": "sora_edu.world.scene",
+    "World": "sora_edu.world.dataset",
     "generate": "sora_edu.pipeline.generate",
     "SoraPipeline": "sora_edu.pipeline.face",
 }

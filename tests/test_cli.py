@@ -209,6 +209,53 @@ def test_world_refuses(capsys, args, word):
     assert word in refused(capsys, "world", *args)
 
 
+def test_world_export(capsys):
+    code, out, err = call(capsys, "world", "export", "set", "--n", 3, "--seed", 4, "--num-frames", 2, "--height", 32, "--width", 48, "--style", "dense", "--json")
+    told = json.loads(out)
+    assert code == 0 and err == "" and (told["n"], told["world"], told["format"]) == (3, "mini", "folder") and told["bytes"] > 1000
+    truth = json.loads(open("set/000002.json", encoding="utf-8").read())
+    assert (truth["seed"], truth["split"], truth["num_frames"], truth["height"], truth["width"]) == (4, "train", 2, 32, 48)
+    code, out, err = call(capsys, "world", "export", "shards", "--n", 3, "--num-frames", 1, "--start", 5, "--split", "heldout", "--format", "webdataset", "--shard-size", 2)
+    assert code == 0 and out.splitlines()[1] == "shards/README.md" and "export" in err and "5 to 7" in open("shards/README.md", encoding="utf-8").read()
+    assert sorted(os.listdir("shards")) == [".export.json", "README.md", "shard-000000.tar", "shard-000001.tar"]
+
+
+def test_world_export_of_the_full_world(capsys):
+    code, out, _ = call(capsys, "world", "export", "set", "--world", "full", "--n", 2, "--num-frames", 5, "--height", 64, "--width", 64, "--json")
+    assert code == 0 and {"camera", "tracks", "scene"} <= set(json.loads(open("set/000001.json", encoding="utf-8").read()))
+
+
+@pytest.mark.parametrize("args, words", [
+    ([], ["out"]), (["file"], ["out", "is a file"]), (["other"], ["out", "mine.txt"]), (["set", "--n", 0], ["n", "0"]), (["set", "--n", "x"], ["--n", "'x'"]),
+    (["set", "--world", "maxi"], ["maxi", "mini, full"]), (["set", "--format", "zip"], ["format", "zip"]), (["set", "--split", "test"], ["split", "test"]),
+    (["set", "--height", 33], ["height", "33"]), (["set", "--seed", -1], ["seed", "-1"]), (["set", "--style", "rude"], ["style", "rude"]),
+    (["set", "--shard-size", 3], ["shard_size", "webdataset"])])
+def test_world_export_refuses(capsys, tmp_path, args, words):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    line = refused(capsys, "world", "export", *args)
+    assert all(word in line for word in words), line
+    assert sorted(os.listdir()) == ["file", "other"] and os.listdir("other") == ["mine.txt"]
+
+
+def test_world_export_refuses_options_in_the_wrong_place(capsys):
+    assert "--seed" in refused(capsys, "world", "--seed", 3, "export", "set") and "--json" in refused(capsys, "world", "--json", "export", "set")
+    assert "nonsense" in refused(capsys, "world", "nonsense") and not os.listdir()
+
+
+def test_world_export_goes_on(capsys, monkeypatch):
+    from sora_edu.world import dataset
+    real = dataset._record
+    args = ("world", "export", "set", "--n", 4, "--num-frames", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset, "_record", lambda world, item: signal.raise_signal(signal.SIGINT) if item["index"] == 2 else real(world, item))
+        said = refused_after_bar(capsys, *args)
+    assert "interrupted" in said and "the same call goes on" in said and len(os.listdir("set")) == 7
+    assert call(capsys, *args)[0] == 0 and len(os.listdir("set")) == 15
+    assert "n: got 5" in refused(capsys, "world", "export", "set", "--n", 5, "--num-frames", 1)
+
+
 def test_info(capsys):
     code, out, _ = call(capsys, "info", "--json")
     told = json.loads(out)

@@ -66,17 +66,46 @@ def test_the_face_guides_where_the_weights_say(tmp_path):
 
 
 def test_the_face_draws_the_same_fresh_noise(tmp_path):
+    "In float32: in bfloat16 the last bit of a sum may turn over a rounding, thirty times."
     folder = tiny_folder(tmp_path / "w", sampler="ancestral")
-    F.SoraPipeline.from_pretrained(folder).save_pretrained(tmp_path / "saved")
-    plain = G.generate([PROMPT, OTHER], weights=folder, seed=[1, 2], num_inference_steps=6).frames
+    F.SoraPipeline.from_pretrained(folder, dtype=torch.float32).save_pretrained(tmp_path / "saved")
+    plain = G.generate([PROMPT, OTHER], weights=G.load_models(folder, dtype=torch.float32), seed=[1, 2], num_inference_steps=6).frames
     for source in (folder, tmp_path / "saved"):
-        pipe = F.SoraPipeline.from_pretrained(source)
+        pipe = F.SoraPipeline.from_pretrained(source, dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
-        assert type(pipe.scheduler) is F.FlowMatchAncestralScheduler
+        assert type(pipe.scheduler) is F.FlowMatchAncestralScheduler and pipe.transformer.dtype == torch.float32
         made = pipe([PROMPT, OTHER], generator=[seeded(1), seeded(2)], num_inference_steps=6).frames
         assert np.abs(grey(made) - plain).max() <= 1
     euler = G.generate(PROMPT, weights=tiny_folder(tmp_path / "other"), seed=1, num_inference_steps=6).frames
     assert np.abs(euler[0].astype(int) - plain[0]).max() > 1
+
+
+def test_a_seed_and_latents_fix_an_ancestral_clip(tmp_path):
+    pipe = F.SoraPipeline.from_pretrained(tiny_folder(tmp_path / "w", sampler="ancestral"))
+    pipe.set_progress_bar_config(disable=True)
+    run = lambda **k: pipe(PROMPT, num_frames=1, output_type="latent", latents=torch.randn(1, 16, 1, 8, 8, generator=seeded(3)), **k).frames
+    assert torch.equal(run(generator=seeded(1)), run(generator=seeded(1)))
+    assert not torch.equal(run(generator=seeded(1)), run(generator=seeded(2)))
+
+
+def test_the_ancestral_scheduler_steps_as_the_sampler_does():
+    from sora_edu.diffusion.samplers import sample
+    x, field = torch.randn(3, 2, 4, 2, 2, generator=seeded(0)), lambda x, sigma: x / 3 + sigma.mean()
+    ours = list(sample(field, x, G.sigma_schedule(7, shift=3.0), solver="ancestral", generator=[seeded(k) for k in range(3)]))[-1].latents
+    theirs, scheduler, chance = x, F.FlowMatchAncestralScheduler(shift=3.0), [seeded(k) for k in range(3)]
+    scheduler.set_timesteps(sigmas=G.sigma_schedule(7)[:-1].numpy())
+    for t, s in zip(scheduler.timesteps, scheduler.sigmas):
+        theirs = scheduler.step(field(theirs, s.expand(3, 4)), t, theirs, generator=chance).prev_sample
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_ancestral_scheduler_adds_in_float32_and_takes_no_index():
+    scheduler, x = F.FlowMatchAncestralScheduler(shift=3.0), torch.randn(1, 2, 4, 2, 2, generator=seeded(0))
+    step = lambda dtype: (scheduler.set_timesteps(4), scheduler.step(x.to(dtype) / 3, scheduler.timesteps[0], x.to(dtype), generator=seeded(1)).prev_sample)[1]
+    half, whole = step(torch.bfloat16), step(torch.float32)
+    assert half.dtype == torch.bfloat16 and (half.float() - whole).abs().max() < 0.03
+    with pytest.raises(ValueError, match="^timestep: got 0, allowed: one of scheduler.timesteps"):
+        scheduler.step(x, 0, x)
 
 
 def test_the_same_noise_levels(pipe):

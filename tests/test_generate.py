@@ -142,7 +142,7 @@ def test_guidance_keeps_to_the_interval_of_the_weights(tmp_path):
     assert G.generate(PROMPT, weights=models).record["guidance_interval"] == [0.8, 1.0]
 
 
-@pytest.mark.parametrize("interval", [(-0.1, 1.0), (0.5, 1.5), (0.9, 0.2), (float("nan"), 1.0), ("0", 1)])
+@pytest.mark.parametrize("interval", [(-0.1, 1.0), (0.5, 1.5), (0.9, 0.2), (float("nan"), 1.0), ("0", 1), 0.5, None, (0, 0.5, 1), ()])
 def test_weights_with_a_bad_interval_are_refused(interval):
     with pytest.raises(ValueError, match="^guidance_interval: got .*, allowed: "):
         tiny_models(guidance_interval=interval)
@@ -176,6 +176,13 @@ def test_text_is_encoded_once(models, monkeypatch):
     monkeypatch.setattr(type(models.dit), "text_cache", lambda self, text: calls.append(len(text)) or real(self, text))
     G.generate(PROMPT, weights=models, num_inference_steps=5)
     assert calls == [2]
+
+
+def test_text_is_encoded_twice_with_an_interval(tmp_path, monkeypatch):
+    models, calls, real = G.load_models(tiny_folder(tmp_path / "w", guidance_interval=(0.8, 1.0))), [], G.DiT.text_cache
+    monkeypatch.setattr(G.DiT, "text_cache", lambda self, text: calls.append(len(text)) or real(self, text))
+    G.generate(PROMPT, weights=models, num_inference_steps=8)
+    assert calls == [2, 1]                                          # with and without the prompt, then with it alone
 
 
 def test_the_cache_changes_nothing(models):

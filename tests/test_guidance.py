@@ -69,7 +69,15 @@ def test_a_scale_below_one_holds_everywhere(model):
     assert torch.allclose(cfg(model, YES, NO, 0.5, (0.8, 1.0))(X, SIGMA), 0.5 * X)
 
 
-@pytest.mark.parametrize("interval", [(-0.1, 1), (0.6, 1.1), (0.9, 0.2), (float("nan"), 1)])
+@pytest.mark.parametrize("interval", [(-0.1, 1), (0.6, 1.1), (0.9, 0.2), (float("nan"), 1), 0.5, None, (0, 0.5, 1), [], ("0", 1), (False, True)])
 def test_bad_intervals_are_named(model, interval):
     with pytest.raises(ValueError, match="^guidance_interval: got .*, allowed: "):
         cfg(model, YES, NO, 2.0, interval)
+
+
+def test_the_ends_of_an_interval_belong_to_it(model):
+    for end in (0.6, 0.7, 0.1 + 0.2):
+        level = torch.full((2, 4), end)                              # float32: not quite the number that was meant
+        assert torch.allclose(cfg(model, YES, NO, 3.0, (end, 1.0))(X, level), 8 * X)
+        assert torch.allclose(cfg(model, YES, NO, 3.0, (0.0, end))(X, level), 8 * X)
+        assert torch.allclose(cfg(model, YES, NO, 3.0, (end + 0.01, 1.0))(X, level), 2 * X)

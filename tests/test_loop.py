@@ -113,10 +113,12 @@ def test_the_second_leg_starts_from_the_first(whole):
 def test_a_leg_goes_on_from_packaged_weights(whole, tmp_path):
     from sora_edu.pipeline.generate import load_models, package
     _, vae, net = whole
-    package(tmp_path / "weights", vae, net.text_encoder, net.dit, most_frames=5, size=32)
+    package(tmp_path / "weights", vae, net.text_encoder, net.dit, dataclasses.replace(TINY, sampler="ancestral", guidance_interval=(0.7, 0.9)))
     again = train(dataclasses.replace(TINY, legs=(dataclasses.replace(TINY.legs[0], steps=1, learning_rate=1e-12),)),
                   from_weights=tmp_path / "weights", out=tmp_path / "run", progress=False)
     packed = load_models(tmp_path / "weights", dtype=torch.float32)
+    told = packed.config
+    assert (told.sampler, told.guidance_interval, told.num_frames, told.height) == ("ancestral", (0.7, 0.9), (1, 5), (32,))
     for theirs, ours in ((packed.dit, again[1].dit), (packed.text_encoder, again[1].text_encoder), (packed.vae, again[0])):
         assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(theirs.parameters(), ours.parameters()))
     assert not (tmp_path / "run" / "vae_log.jsonl").exists() and again[0].config == packed.vae.config      # the packaged VAE, not a new one

@@ -181,3 +181,40 @@ def test_noise_from_a_generator_goes_on():
     g = torch.Generator().manual_seed(4)
     first, second = make_noise([g], (2, 3)), make_noise([g], (2, 3))
     assert torch.equal(first, make_noise([4], (2, 3))) and not torch.equal(first, second)
+
+
+G = lambda seed: torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("generators", [lambda: G(3), lambda: [G(k) for k in range(64)]])
+def test_a_kept_step_meets_the_same_dice_twice(generators):
+    steps = list(sample(gaussian, NOISE, sigma_schedule(6), solver="ancestral", generator=generators()))
+    on = lambda step: list(sample(gaussian, step.latents, sigma_schedule(6)[step.index + 1:], solver="ancestral", generator=step.generator))[-1].latents
+    assert torch.equal(on(steps[1]), steps[-1].latents) and torch.equal(on(steps[3]), steps[-1].latents)
+    ends = []
+    for _ in range(2):                                              # back by message: the kept step's generators are not used up
+        made = sample(gaussian, NOISE, sigma_schedule(6), solver="ancestral", generator=generators())
+        next(made), next(made)
+        made.send({"latents": steps[1].latents, "generator": steps[1].generator})
+        ends.append(list(made)[-1].latents)
+    assert torch.equal(ends[0], steps[-1].latents) and torch.equal(ends[1], ends[0])
+
+
+@pytest.mark.parametrize("generator", [[G(0)], [G(0)] * 65, (G(0), G(1)), 7, [7] * 64])
+def test_bad_generators_are_named(generator):
+    with pytest.raises(ValueError, match="^generator: got .*, allowed: a torch.Generator, or a list with one for each of 64 clips"):
+        next(sample(gaussian, NOISE, sigma_schedule(2), solver="ancestral", generator=generator))
+
+
+@pytest.mark.parametrize("levels", [[], [0.3, 0.6, 0.0], [1.2, 0.0], [0.5, -0.1]])
+@pytest.mark.parametrize("solver", ["euler", "ancestral"])
+def test_bad_levels_are_named(levels, solver):
+    with pytest.raises(ValueError, match=r"^sigmas: got \[.*allowed: one or more levels that fall"):
+        next(sample(gaussian, NOISE, torch.tensor(levels), solver=solver))
+
+
+def test_levels_sent_are_checked_too():
+    made = sample(gaussian, NOISE, sigma_schedule(4))
+    next(made)
+    with pytest.raises(ValueError, match="^sigmas: got "):
+        made.send({"sigmas": torch.tensor([0.75, 0.8, 0.0])})

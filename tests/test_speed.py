@@ -25,7 +25,7 @@ def bench(monkeypatch, tmp_path):
 
 
 def test_every_figure_has_a_measure():
-    assert list(speed.MEASURES) == NAMES
+    assert list(speed.MEASURES["first-light"]) == NAMES
 
 
 def test_rows_are_complete(bench):

@@ -37,19 +37,19 @@ Files: `vae`, `text_encoder` and `dit` as safetensors (matrices in bfloat16), th
 
 ## Training
 
-Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; legs 0 to 3 learned from latents made before that polish, and legs 4 and 5, on the first 8,000 clips, from latents made after it. Text encoder and DiT learned together, leg by leg, each from the one before:
+Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; legs 0 to 3 learned from latents made before that polish, those after them from latents made after it. Text encoder and DiT learned together, leg by leg, each from the one before:
 
-| leg | commit | steps | images | batch | rate | shown more often | began with (SHA-256) | last loss, video |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| leg | commit | steps | clips | images | batch | rate | shown more often | began with (SHA-256) | last loss, video |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {legs}
 
-Repeat it: `sora-edu train mini --all-legs`. The logs lie beside this card (`vae_log.jsonl`, `leg*.jsonl`).
+Repeat it: `sora-edu train mini --all-legs` trains all legs that the code at hand knows, one after the other; each leg of the table stands in the code of its commit. The logs lie beside this card (`vae_log.jsonl`, `leg*.jsonl`).
 
 ![losses of all legs, and the VAE's PSNR](curve.png)
 
 ## Scores
 
-Judged by the oracle of chapter 5, which reads a clip from its pixels and was fixed before training; a clip that it cannot read counts as wrong. 95 % intervals. Made by `sora-edu bench first-light`.
+Judged by the oracle of chapter 5, which reads a clip from its pixels and was fixed before training; a clip that it cannot read counts as wrong. 95 % intervals. Made by `sora-edu bench first-light`, with the sampling that `model.json` asks for: {steps} {sampler} steps, shift {shift:g}, guidance {scale:g} at noise levels from {low:g} to {high:g}.
 
 {scores}
 
@@ -64,10 +64,10 @@ Every clip is marked as generated, in its corner and in its file. Licence: Apach
 """
 
 
-def leg_row(leg, folder):
-    "One line of the table of legs."
+def leg_row(leg, folder, clips):
+    "One line of the table of legs; `clips` where it has all of the cache."
     log = [json.loads(row) for row in (folder / f"leg{leg['leg']}.jsonl").read_text().splitlines()]
-    cells = (leg["leg"], f"`{leg['commit']}`", leg["steps"], f"{leg['image_share']:.0%}", leg["batch_size"], leg["learning_rate"], ", ".join(leg["oversample"]),
+    cells = (leg["leg"], f"`{leg['commit']}`", leg["steps"], f"{leg.get('clips') or clips:,}", f"{leg['image_share']:.0%}", leg["batch_size"], leg["learning_rate"], ", ".join(leg["oversample"]),
              f"`{leg['parent']}` {leg['parent_sha256'][:12]}", log[-1].get("video", ""))
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -79,11 +79,14 @@ def card(folder=FOLDER, figures=FIGURES):
     info = manifest["info"]
     rows = {row["name"]: row for row in json.loads(figures.read_text())} if figures.exists() else {}
     scores = [f"| {text} | {number(rows[name])} |" for name, text in SCORES.items() if rows.get(name, {}).get("value") is not None]
+    sampling = models.config
     return CARD.format(
+        steps=sampling.num_inference_steps, sampler=sampling.sampler, shift=sampling.shift, scale=sampling.guidance_scale,
+        low=sampling.guidance_interval[0], high=sampling.guidance_interval[1],
         millions=sum(p.numel() for net in (models.vae, models.text_encoder, models.dit) for p in net.parameters()) / 1e6,
         megabytes=sum(f["bytes"] for f in manifest["files"].values()) / 1e6, digest=manifest["weights_hash"][:16],
         clips=info["clips"], seed=info["seed"], vae_commit=info["vae_commit"], polish_commit=info["polish_commit"],
-        legs="\n".join(leg_row(leg, folder) for leg in info["legs"]),
+        legs="\n".join(leg_row(leg, folder, info["clips"]) for leg in info["legs"]),
         scores="\n".join(["| what | measured |", "| --- | --- |", *scores]) if scores else "Not measured yet.")
 
 

@@ -91,8 +91,7 @@ def main():
     info = longer_history(args, cfg) if args.onto else whole_history(args, cfg)
     logs = {"vae_log.jsonl": args.onto or args.run} | {f"leg{k}.jsonl": args.onto if args.onto and k < args.leg else args.run for k in range(args.leg + 1)}
     texts = {name: (folder / name).read_text() for name, folder in logs.items()}
-    hashed = package(args.out, *networks(args.run, cfg, args.leg), name=args.config, world=cfg.world,
-                     most_frames=cfg.num_frames, size=cfg.size, **info)
+    hashed = package(args.out, *networks(args.run, cfg, args.leg), cfg, **info)
     for name, text in texts.items():
         (args.out / name).write_text(text)
     curve(args.out, range(args.leg + 1), args.out / "curve.png")

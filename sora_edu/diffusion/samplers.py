@@ -36,7 +36,8 @@ def renoise(x: Tensor, v: Tensor, x0: Tensor, now: float, then: float, fresh: Te
 def _advance(velocity_fn, x, v, now, then, free, solver, generator):
     "One step of a solver from noise level `now` to `then`."
     if solver == "ancestral" and then > 0:
-        fresh = make_noise(generator, x.shape[1:]) if isinstance(generator, list) else torch.randn(x.shape, generator=generator)
+        one = generator is None or isinstance(generator, torch.Generator)
+        fresh = torch.randn(x.shape, generator=generator) if one else make_noise(generator, x.shape[1:])
         return renoise(x, v, to_x0(x, v, now * free), now, then, fresh.to(x))
     ahead = x + (then - now) * v
     if solver == "heun" and then > 0:
@@ -46,11 +47,13 @@ def _advance(velocity_fn, x, v, now, then, free, solver, generator):
 # %% ../../nbs/11_diffusion.samplers.ipynb #cell-016
 @dataclass
 class Step:
-    "What the sampler hands out after each step: latents at `sigma`, and the clean latents it is heading for."
+    """What the sampler hands out after each step: latents at `sigma`, the clean latents it is heading for, and the state of
+    chance: what `generator` was at this moment."""
     index: int
     sigma: float
     latents: Tensor
     x0: Tensor
+    generator: object = None
 
 # %% ../../nbs/11_diffusion.samplers.ipynb #cell-018
 def _hold(x, how):
@@ -64,33 +67,51 @@ def _hold(x, how):
     return torch.where(expand_sigma(free, x) > 0, x, given), free
 
 
+def _fork(generator):
+    "A copy of one generator or of a list of them, which goes its own way."
+    return [_fork(g) for g in generator] if isinstance(generator, (list, tuple)) else generator and generator.clone_state()
+
+
+def _check(how, clips):
+    "Refuse levels that do not fall, and generators that are not one for each clip."
+    levels, generator = torch.as_tensor(how["sigmas"]).tolist(), how["generator"]
+    if not levels or not 0 <= levels[-1] <= levels[0] <= 1 or any(a < b for a, b in zip(levels, levels[1:])):
+        raise ValueError(f"sigmas: got {[round(s, 4) for s in levels][:8]}, allowed: one or more levels that fall from at most 1 to at least 0")
+    many = generator if isinstance(generator, (list, tuple)) else [generator] * clips
+    if len(many) != clips or not all(g is None or isinstance(g, torch.Generator) for g in many):
+        raise ValueError(f"generator: got {generator!r}, allowed: a torch.Generator, or a list with one for each of {clips} clips")
+
+
 def _changed(how, sent):
     "The course after a message. Noise levels that remain must begin where the latents are."
     unknown = sent.keys() - {*how, "latents"}
     if unknown:
         raise ValueError(f"send: got {', '.join(sorted(unknown))}, allowed: {', '.join([*how, 'latents'])}")
-    here, there = (float(h["sigmas"][0]) for h in (how, how | sent))
+    here, there = (float(h["sigmas"][0]) if len(h["sigmas"]) else 0.0 for h in (how, how | sent))
     if abs(there - here) > 1e-6:
         raise ValueError(f"sigmas: got levels from {there:.4f}, allowed: from {here:.4f}, where the latents are")
-    return {name: sent.get(name, value) for name, value in how.items()}
+    return {name: sent.get(name, value) for name, value in how.items()} | {"generator": _fork(sent.get("generator", how["generator"]))}
 
 # %% ../../nbs/11_diffusion.samplers.ipynb #cell-019
 def sample(velocity_fn, noise: Tensor, sigmas: Tensor, *, solver="euler", given=None, given_mask=None, generator=None):
     """Yield a `Step` for each interval of `sigmas`. `velocity_fn(x, sigma [B, T]) -> v`.
     `given` [B, C, T, h, w] with `given_mask` (1 where given; [B, T], or [B, 1, T, h, w] for regions) is held at sigma 0.
-    `generator`, of the ancestral solver's noise: one for the batch, or a list with one a clip.
-    Sending a dict changes course: new `velocity_fn`, `latents`, `given` with `given_mask`, or `sigmas`, those that remain."""
+    `generator`, of the ancestral solver's noise: one for the batch, or a list with one a clip; a copy is used, it stays as it was.
+    Sending a dict changes course: new `velocity_fn`, `latents`, `given` with `given_mask`, `generator`, or `sigmas`, those that remain."""
     if solver not in ("euler", "heun", "ancestral"):
         raise ValueError(f"solver: got {solver!r}, allowed: euler, heun, ancestral")
-    how, index = {"velocity_fn": velocity_fn, "sigmas": sigmas, "given": given, "given_mask": given_mask}, 0
+    how, index = {"velocity_fn": velocity_fn, "sigmas": sigmas, "given": given, "given_mask": given_mask, "generator": generator}, 0
+    _check(how, len(noise))
+    how["generator"] = _fork(generator)
     x, free = _hold(noise, how)
     while len(how["sigmas"]) > 1:
         ask, now, then = how["velocity_fn"], *how["sigmas"][:2].tolist()
         v = ask(x, now * free) * expand_sigma(free, x)              # what is given does not move
         x0, _ = _hold(to_x0(x, v, now * free), how)
-        x, _ = _hold(_advance(ask, x, v, now, then, free, solver, generator), how)
+        x, _ = _hold(_advance(ask, x, v, now, then, free, solver, how["generator"]), how)
         how["sigmas"] = how["sigmas"][1:]
-        while (sent := (yield Step(index, float(how["sigmas"][0]), x, x0))) is not None:
+        while (sent := (yield Step(index, float(how["sigmas"][0]), x, x0, _fork(how["generator"])))) is not None:
             how = _changed(how, sent)
+            _check(how, len(x))
             x, free = _hold(sent.get("latents", x), how)
         index += 1

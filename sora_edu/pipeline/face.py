@@ -129,17 +129,20 @@ def _schedule(scheduler, steps, device):
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-027b
 class FlowMatchAncestralScheduler(FlowMatchEulerDiscreteScheduler):
-    "Euler's noise levels with the ancestral step of chapter 11: at each, part of the noise is drawn anew."
+    "Euler's noise levels with the ancestral step of chapter 11: at each, part of the noise is drawn anew, whatever `stochastic_sampling` says."
     def step(self, model_output, timestep, sample, *, generator=None, return_dict: bool = True):
-        "Latents one level down; `generator` as in the pipeline, one or a list with one a clip."
+        "Latents one level down, worked out in float32; `timestep` is one of `timesteps`, `generator` one or a list with one a clip."
+        if not torch.is_tensor(timestep) or not timestep.is_floating_point():
+            raise ValueError(f"timestep: got {timestep!r}, allowed: one of scheduler.timesteps, not its index")
         if self.step_index is None:
             self._init_step_index(timestep)
         now, then = self.sigmas[self.step_index : self.step_index + 2].tolist()
         self._step_index += 1
-        x0 = sample - now * model_output
+        x, v = sample.float(), model_output.float()
+        x0 = x - now * v
         if then > 0:
-            fresh = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-            x0 = renoise(sample, model_output, x0, now, then, fresh)
+            x0 = renoise(x, v, x0, now, then, randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype))
+        x0 = x0.to(model_output.dtype)
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=x0) if return_dict else (x0,)
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-029
@@ -199,7 +202,7 @@ class SoraPipeline(DiffusionPipeline):
         "The noise to start from: `latents` if given, else drawn from the generator, or one generator a clip."
         shape = (len(request.prompt), self.transformer.config.in_channels, 1 + (request.num_frames - 1) // 4,
                  request.height // 8, request.width // 8)
-        if isinstance(generator, list) and len(generator) != shape[0]:
+        if isinstance(generator, (list, tuple)) and len(generator) != shape[0]:
             raise ValueError(f"generator: got {len(generator)}, allowed: one, or one for each of {shape[0]} clips")
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
@@ -233,7 +236,8 @@ class SoraPipeline(DiffusionPipeline):
                  allow_unknown=False):
         """Make clips; the arguments are those of diffusers' video pipelines, `None` means what the weights like best.
 
-        `generator`: one, or a list with one a clip: a CPU generator with seed s makes the clip of `generate(seed=s)`.
+        `generator`: one, or a list with one a clip: a CPU generator with seed s makes the clip of `generate(seed=s)`. It also
+        draws the fresh noise of an ancestral scheduler, so with one, `latents` without a generator do not fix a clip.
         `output_type`: np, pt, pil or latent. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
         a dict with other latents; setting `pipe._interrupt` stops early."""
         request = self._request(prompt, num_videos_per_prompt, output_type, callback_on_step_end_tensor_inputs, dict(

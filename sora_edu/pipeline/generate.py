@@ -22,7 +22,7 @@ from torch import Tensor
 import sora_edu
 from .. import __version__
 from ..diffusion.flow import per_token
-from ..diffusion.guidance import cfg
+from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from ..model.dit import DiT, DiTConfig
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
@@ -96,8 +96,7 @@ class WeightsConfig:
                 _refuse(name, values, "1 + 4n frames" if factor == 4 else "multiples of 16")
         _whole("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS)
         _real("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
-        low, high = self.guidance_interval
-        _real("guidance_interval", low, 0, _real("guidance_interval", high, 0, 1))
+        check_interval(self.guidance_interval)
         _real("shift", self.shift, 0.01, 100)
         if self.sampler not in SAMPLERS:
             _refuse("sampler", self.sampler, ", ".join(SAMPLERS))
@@ -338,13 +337,12 @@ def known_words(world: str) -> tuple:
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-042
-_SAMPLING = dict(guidance_interval=(0.6, 1.0), sampler="ancestral")      # what served `mini` best on practice prompts
-
-
-def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, *, name="mini", world="mini", most_frames=17, size=64, **info) -> str:
-    "Networks as training leaves them -> a weights folder that `load_models` reads. Returns its hash; `info` as in `save_models`."
-    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=name, world=world, **_SAMPLING,
-                           num_frames=tuple(range(1, most_frames + 1, 4)), height=(size,), width=(size,))
+def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, **info) -> str:
+    """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads.
+    Returns its hash; `info` as in `save_models`."""
+    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world,
+                           num_frames=tuple(range(1, train.num_frames + 1, 4)), height=(train.size,), width=(train.size,),
+                           sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
     return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(world)), **info)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-045
@@ -472,7 +470,7 @@ def network(models: Models) -> Callable:
     sigma: [B, T], or [B, 1, T, H, W] for regions.
 
     Matrices multiply in `models.dtype`, sums stay in float32. The keys and values of a text are computed
-    once and kept for as long as the same tensor is handed in, that is: for all steps."""
+    once and kept for as long as the same tensor is handed in: guided steps hand in one, plain steps another."""
     kind, half = models.device.type, models.dtype != torch.float32
     kept = (None, None)
 
@@ -740,7 +738,7 @@ def _request_of(record):
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-107
 def _differences(old, new):
     "What a record and its replay do not share, of all that can change a pixel; one line each."
-    flat = lambda r: {**{k: r.get(k) for k in ("sampler", "shift", "batch", "device", "dtype", "threads", "cpu_capability")}, **r["versions"]}
+    flat = lambda r: {**{k: r.get(k) for k in ("sampler", "shift", "guidance_interval", "batch", "device", "dtype", "threads", "cpu_capability")}, **r["versions"]}
     then, now = flat(old), flat(new)
     return tuple(f"{k}: {then.get(k)} in the record, {now[k]} here" for k in now if then.get(k) != now[k])
 

@@ -62,6 +62,8 @@ class TrainConfig:
     clips: int = 50_000
     seed: int = 0
     eval_every: int = 500           # steps between two filmstrips of the prompts
+    sampler: str = "euler"          # how the weights like to be sampled, measured on practice prompts:
+    guidance_interval: tuple = (0.0, 1.0)   # both go into the weights folder
     prompts: tuple = ("a small red star moves right over the ocean", "a big yellow ring stays still at night",
                       "a big blue box falls in the snow", "a small green triangle circles around over a meadow")
 
@@ -79,7 +81,7 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=3600, image_share=0.04, mid_clip_share=0.05, actor_weight=8.0, learning_rate=1.4e-3, warmup=50, decay=1.0, clips=24_000, ema_half_life=60,
         sigma_mix=SigmaMix(shared=0.85, independent=0.03, given=0.1, ramp=0.02, mean=1.0),
         oversample=("bounces", "circles around", "spins", "shrinks", "small star", "small ring")),
-))
+), sampler="ancestral", guidance_interval=(0.61, 1.0))      # between two noise levels: no rounding decides
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),
                    text=TextConfig(dim=64, num_layers=1, num_heads=2), dit=DiTConfig(num_attention_heads=2, attention_head_dim=32, num_layers=3, ffn_dim=256, text_dim=64),

@@ -218,9 +218,10 @@ def preview(vae, model, cfg: TrainConfig, prompts, *, seed=0, steps=20, guidance
     shape = (cfg.dit.in_channels, 1 + (cfg.num_frames - 1) // 4, cfg.size // 8, cfg.size // 8)
     ids = tokenize([*prompts, ""], tokenizer, cfg.text.max_length).to(device)
     embeds = model.text_encoder(ids)
-    velocity = guided(lambda x, s, e: model.dit(x, 1000 * s, e), embeds[:-1], embeds[-1:], guidance_scale)
+    velocity = guided(lambda x, s, e: model.dit(x, 1000 * s, e), embeds[:-1], embeds[-1:], guidance_scale, cfg.guidance_interval)
     noise = make_noise([seed] * len(prompts), shape).to(device)
-    for step in sample(velocity, noise, sigma_schedule(steps, shift=3.0)):
+    chance = torch.Generator().manual_seed(seed)
+    for step in sample(velocity, noise, sigma_schedule(steps, shift=3.0), solver=cfg.sampler, generator=chance):
         pass
     return vae.decode(step.latents)
 
