@@ -8,9 +8,9 @@ import pytest
 
 from sora_edu.world import scene
 from sora_edu.world.language import parse
-from sora_edu.world.stage import (ACTIONS, ACTORS, ATTRIBUTES, CAMERAS, COLOUR_RGB, COLOURS, GROUNDED, HOMES, IN_PLACE, INTERACTIONS, MOST, RELATIONS, ROOTED,
-                                  SETTINGS, SIZES, SKYLESS, SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, draw_shot, fantasy, from_json,
-                                  is_heldout, plural, sentence, to_json)
+from sora_edu.world.stage import (ACTIONS, ACTORS, ATTRIBUTES, CAMERAS, COLOUR_RGB, COLOURS, GROUNDED, HOMES, IN_PLACE, INTERACTIONS, MOST, RELATIONS,
+                                  ROOTED, SETTINGS, SIZES, SKYLESS, SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, draw_shot, fantasy,
+                                  from_json, is_heldout, plural, sentence, to_json)
 
 BALL = Group("small", "red", "ball", ("rises", "spins"), 3)
 FISH, BOX = Group("small", "yellow", "fish", ("chases",)), Group("medium", "blue", "box")
@@ -41,9 +41,12 @@ def test_no_word_means_two_things():
 # -- groups ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("changed, message", [
     (dict(size="huge"), "size: got 'huge', allowed: small, medium, big"), (dict(colour="mauve"), "colour: got 'mauve', allowed: red"),
-    (dict(kind="cow"), "kind: got 'cow', allowed: ball"), (dict(kind=["ball"]), "kind: got"), (dict(actions=["rises"]), "actions: got ['rises'], allowed: a tuple"),
-    (dict(actions=("flies",)), "actions: got 'flies'"), (dict(actions=(7,)), "actions: got 7"), (dict(actions="rises"), "actions: got 'rises', allowed: a tuple"),
-    (dict(actions=("rises", "falls", "rises", "falls")), "actions: got"), (dict(actions=("spins", "spins")), "actions: got ('spins', 'spins'), allowed: beats that differ"),
+    (dict(kind="cow"), "kind: got 'cow', allowed: ball"), (dict(kind=["ball"]), "kind: got"),
+    (dict(actions=["rises"]), "actions: got ['rises'], allowed: a tuple"),
+    (dict(actions=("flies",)), "actions: got 'flies'"), (dict(actions=(7,)), "actions: got 7"),
+    (dict(actions="rises"), "actions: got 'rises', allowed: a tuple"),
+    (dict(actions=("rises", "falls", "rises", "falls")), "actions: got"),
+    (dict(actions=("spins", "spins")), "actions: got ('spins', 'spins'), allowed: beats that differ"),
     (dict(count=0), "count: got 0"), (dict(count=5), "count: got 5, allowed: at least 1 and at most 4 small"), (dict(count=True), "count: got True"),
     (dict(count=2.0), "count: got 2.0"), (dict(size="medium"), "count: got 3, allowed: at least 1 and at most 2 medium"),
     (dict(size="big", count=2), "count: got 2, allowed: at least 1 and at most 1 big")])
@@ -70,13 +73,18 @@ HIDES = Group("small", "red", "ball", ("hides behind",))
 
 
 @pytest.mark.parametrize("shot, changed, message", [
-    (ALONE, dict(groups=()), "groups: got ()"), (ALONE, dict(groups=[BALL]), "groups: got ["), (ALONE, dict(groups=(BALL, BALL, BALL)), "groups: got"),
-    (ALONE, dict(groups=("ball",)), "groups: got ('ball',), allowed: a tuple of one or two Groups"), (ALONE, dict(setting="on the moon"), "setting: got 'on the moon'"),
-    (ALONE, dict(setting=None), "setting: got None"), (ALONE, dict(camera="rolls"), "camera: got 'rolls'"), (ALONE, dict(style="oil"), "style: got 'oil'"),
+    (ALONE, dict(groups=()), "groups: got ()"), (ALONE, dict(groups=[BALL]), "groups: got ["),
+    (ALONE, dict(groups=(BALL, BALL, BALL)), "groups: got"),
+    (ALONE, dict(groups=("ball",)), "groups: got ('ball',), allowed: a tuple of one or two Groups"),
+    (ALONE, dict(setting="on the moon"), "setting: got 'on the moon'"),
+    (ALONE, dict(setting=None), "setting: got None"), (ALONE, dict(camera="rolls"), "camera: got 'rolls'"),
+    (ALONE, dict(style="oil"), "style: got 'oil'"),
     (ALONE, dict(seed=-1), "seed: got -1"), (ALONE, dict(seed=1.0), "seed: got 1.0"), (ALONE, dict(seed=True), "seed: got True"),
-    (ALONE, dict(time="at noon"), "time: got 'at noon'"), (ALONE, dict(time=None), "time: got None"), (ALONE, dict(weather=None), "weather: got None"),
+    (ALONE, dict(time="at noon"), "time: got 'at noon'"), (ALONE, dict(time=None), "time: got None"),
+    (ALONE, dict(weather=None), "weather: got None"),
     (ALONE, dict(weather="hail"), "weather: got 'hail'"), (ALONE, dict(time="by day"), "weather: got 'stars' by day, allowed: stars at night"),
-    (MEET, dict(time="at night"), "time: got 'at night', allowed: None, since underwater there is no sky"), (MEET, dict(weather="rain"), "weather: got 'rain', allowed: None"),
+    (MEET, dict(time="at night"), "time: got 'at night', allowed: None, since underwater there is no sky"),
+    (MEET, dict(weather="rain"), "weather: got 'rain', allowed: None"),
     (ALONE, dict(relation="above"), "relation: got 'above', allowed: None where there is one group"),
     (ALONE, dict(groups=(replace(BALL, actions=()),)), "actions: got (), allowed for one group"),
     (ALONE, dict(groups=(FISH,)), "actions: got ('chases',), allowed for one group"),
@@ -85,14 +93,16 @@ HIDES = Group("small", "red", "ball", ("hides behind",))
     (MEET, dict(groups=(FISH, replace(BOX, count=2))), "groups: got 1 yellow fish and 2 blue box"),
     (MEET, dict(groups=(FISH, replace(BOX, kind="fish", colour="yellow"))), "groups: got 1 yellow fish and 1 yellow fish"),
     (STAND, dict(groups=(STAR, replace(BOX, size="big"))), "size: got 'big' and 'big', allowed: beside a big actor a small one"),
-    (STAND, dict(groups=(STAR, BOX)), "size: got 'big' and 'medium'"), (MEET, dict(camera="pans left"), "camera: got 'pans left', allowed with two actors"),
+    (STAND, dict(groups=(STAR, BOX)), "size: got 'big' and 'medium'"),
+    (MEET, dict(camera="pans left"), "camera: got 'pans left', allowed with two actors"),
     (MEET, dict(camera="zooms in"), "camera: got 'zooms in'"), (STAND, dict(relation="beside"), "relation: got 'beside'"),
     (STAND, dict(relation=None), "actions: got ('spins',), allowed between two groups without a relation"),
     (MEET, dict(relation="above"), "actions: got ('chases',), allowed in a relation"),
     (STAND, dict(groups=(replace(STAR, actions=("rises",)), STAND.groups[1])), "actions: got ('rises',), allowed in a relation"),
     (STAND, dict(groups=(replace(STAR, actions=("spins", "grows")), STAND.groups[1])), "actions: got ('spins', 'grows'), allowed in a relation"),
     (MEET, dict(groups=(replace(FISH, actions=("chases", "orbits")), BOX)), "actions: got ('chases', 'orbits'), allowed between two groups"),
-    (MEET, dict(groups=(HIDES, replace(BOX, kind="ring"))), "groups: got a small ball that hides behind a medium ring, allowed: something bigger and solid"),
+    (MEET, dict(groups=(HIDES, replace(BOX, kind="ring"))),
+     "groups: got a small ball that hides behind a medium ring, allowed: something bigger and solid"),
     (MEET, dict(groups=(HIDES, replace(BOX, size="small"))), "groups: got a small ball that hides behind a small box")])
 def test_a_wrong_shot_is_named(shot, changed, message):
     with pytest.raises(ValueError) as error:
@@ -101,19 +111,22 @@ def test_a_wrong_shot_is_named(shot, changed, message):
 
 
 def test_the_whole_truth_in_words():
-    assert ALONE.description == FullDescription("small", "red", "ball", "rises", "over a meadow", 3, "spins", None, None, None, None, None, "at night", "stars",
-                                                "pans left", "neon")
-    assert STAND.description == FullDescription("big", "green", "star", "spins", "in the city", 1, None, None, "left of", "small", "pink", "heart", "by day",
-                                                "clear", "still", "flat")
+    assert ALONE.description == FullDescription("small", "red", "ball", "rises", "over a meadow", 3, "spins", None, None, None, None, None,
+                                                "at night", "stars", "pans left", "neon")
+    assert STAND.description == FullDescription("big", "green", "star", "spins", "in the city", 1, None, None, "left of", "small", "pink", "heart",
+                                                "by day", "clear", "still", "flat")
     assert ATTRIBUTES[:5] == scene.ATTRIBUTES and len(ATTRIBUTES) == 16
     assert isinstance(FullDescription(), scene.Description) and set(vars(FullDescription()).values()) == {None}
 
 
 @pytest.mark.parametrize("group, setting, what", [
-    (Group("big", "red", "boat", ("rises",)), "in the desert", "a boat in the desert"), (Group("big", "red", "boat", ("rises",)), "over the ocean", "a boat that rises"),
+    (Group("big", "red", "boat", ("rises",)), "in the desert", "a boat in the desert"),
+    (Group("big", "red", "boat", ("rises",)), "over the ocean", "a boat that rises"),
     (Group("big", "red", "fish", ("rises",)), "in the city", "a fish in the city"), (Group("big", "red", "fish", ("rises",)), "underwater", None),
-    (Group("big", "red", "tree", ("spins", "moves left")), "in the forest", "a tree that moves left"), (Group("big", "red", "tree", ("grows",)), "in the forest", None),
-    (Group("big", "red", "robot", ("moves left",)), "in space", "a robot in space"), (Group("big", "red", "robot", ("zigzags",)), "in the city", "a robot that zigzags"),
+    (Group("big", "red", "tree", ("spins", "moves left")), "in the forest", "a tree that moves left"),
+    (Group("big", "red", "tree", ("grows",)), "in the forest", None),
+    (Group("big", "red", "robot", ("moves left",)), "in space", "a robot in space"),
+    (Group("big", "red", "robot", ("zigzags",)), "in the city", "a robot that zigzags"),
     (Group("big", "red", "robot", ("moves left",)), "in the city", None), (Group("big", "red", "rocket", ("rises",)), "in space", None)])
 def test_fantasies_are_allowed_and_marked(group, setting, what):
     sky = (None, None) if setting in SKYLESS else ("by day", "clear")
@@ -142,7 +155,8 @@ def test_json_there_and_back():
 
 
 @pytest.mark.parametrize("text", [
-    "", "not JSON", "{}", "[]", "[1]", "7", "null", '"a ball"', '{"groups": null, "setting": "in space"}', '{"groups": 7}', '{"groups": ["ball"], "setting": "in space"}',
+    "", "not JSON", "{}", "[]", "[1]", "7", "null", '"a ball"', '{"groups": null, "setting": "in space"}', '{"groups": 7}',
+    '{"groups": ["ball"], "setting": "in space"}',
     '{"groups": []}', "[" * 100_000, '{"seed": ' + "9" * 5000 + "}", None, 7, b"\xff"])
 def test_bad_json_is_refused(text):
     with pytest.raises(ValueError, match="^text: got .*, allowed: a shot as `to_json` writes it"):
@@ -151,7 +165,8 @@ def test_bad_json_is_refused(text):
 
 @pytest.mark.parametrize("changed, message", [
     (dict(setting="on the moon"), "setting: got 'on the moon'"), (dict(wind=3), "text: got .*allowed.*wind"), (dict(groups=[]), "groups: got"),
-    (dict(groups=[{"size": "small"}]), "text: got"), (dict(groups=[asdict(BALL) | {"actions": 3}]), "text: got"), (dict(groups=[asdict(BALL) | {"hat": 1}]), "text: got .*allowed.*hat"),
+    (dict(groups=[{"size": "small"}]), "text: got"), (dict(groups=[asdict(BALL) | {"actions": 3}]), "text: got"),
+    (dict(groups=[asdict(BALL) | {"hat": 1}]), "text: got .*allowed.*hat"),
     (dict(groups=[asdict(BALL) | {"count": 9}]), "count: got 9"), (dict(seed=0.5), "seed: got 0.5"), (dict(time={}), "time: got")])
 def test_json_of_a_wrong_shot_is_named(changed, message):
     with pytest.raises(ValueError, match=f"^{message}"):
@@ -164,8 +179,8 @@ def test_a_draw_depends_on_its_generator_alone():
     state = random.getstate()
     shot = draw_shot(random.Random("stage 0"))
     assert random.getstate() == state and shot == draw_shot(random.Random("stage 0"))
-    assert shot == Shot((Group("big", "pink", "box", ("moves left", "circles around", "rolls right")),), "in the city", "at sunset", "fog", "zooms in",
-                        "watercolour", seed=1488833680)
+    assert shot == Shot((Group("big", "pink", "box", ("moves left", "circles around", "rolls right")),), "in the city", "at sunset", "fog",
+                        "zooms in", "watercolour", seed=1488833680)
 
 
 def test_no_heldout_shot_in_training_draws():
@@ -178,7 +193,7 @@ def test_one_heldout_actor_or_beat_is_enough():
     out = next(g for g in (Group("small", c, "ball", (a,)) for c in COLOURS for a in ACTIONS) if is_heldout(Shot((g,), "in the city")))
     fine = next(a for a in ACTIONS if a != out.actions[0] and not is_heldout(Shot((replace(out, actions=(a,)),), "in the city")))
     assert is_heldout(Shot((replace(out, actions=(fine, out.actions[0])),), "in the city"))
-    pair = Shot((Group("small", "red", "star", ("spins",)), Group("small", "purple", "ball")), "in the city", relation="above")     # no purple balls at all
+    pair = Shot((Group("small", "red", "star", ("spins",)), Group("small", "purple", "ball")), "in the city", relation="above")  # none purple
     assert is_heldout(pair) and not is_heldout(replace(pair, groups=(pair.groups[0], replace(pair.groups[1], colour="blue"))))
 
 
@@ -201,8 +216,8 @@ def test_every_word_of_every_slot_comes_up():
 
 def test_draws_are_balanced():
     "Within a factor of two of equal shares, but for what the rules make rare: stars, counts, big actors."
-    for name, words in (("size", SIZES), ("colour", COLOURS), ("actor", ACTORS), ("action", ACTIONS + INTERACTIONS), ("setting", SETTINGS), ("time", TIMES),
-                        ("style", STYLES), ("relation", RELATIONS), ("other_colour", COLOURS)):
+    for name, words in (("size", SIZES), ("colour", COLOURS), ("actor", ACTORS), ("action", ACTIONS + INTERACTIONS), ("setting", SETTINGS),
+                        ("time", TIMES), ("style", STYLES), ("relation", RELATIONS), ("other_colour", COLOURS)):
         counts = Counter(getattr(shot.description, name) for shot in TRAIN)
         mean = sum(counts[word] for word in words) / len(words)
         assert all(mean / 2 < counts[word] < 2 * mean for word in words), (name, counts)

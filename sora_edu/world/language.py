@@ -21,7 +21,8 @@ PHRASES = {    # slot -> word -> "ways to say it | ways that are only heard"; th
     "size": {"small": "small, little, tiny", "medium": "medium, medium-sized, middle-sized | mid-sized, medium size",
              "big": "big, large, huge"},
     "colour": {colour: colour for colour in COLOURS},
-    "actor": {**{kind: kind for kind in ACTORS}, "ball": "ball, sphere", "box": "box, square", "ring": "ring, hoop", "boat": "boat | ship", "thing": "thing | something, object"},
+    "actor": {**{kind: kind for kind in ACTORS}, "ball": "ball, sphere", "box": "box, square", "ring": "ring, hoop",
+              "boat": "boat | ship", "thing": "thing | something, object"},
     "count": {1: "one | a single, single, only one", 2: "two, a pair of, a couple of | pair of, couple of", 3: "three, a trio of | trio of",
               4: "four", **dict(enumerate(("| five", "| six", "| seven", "| eight", "| nine", "| ten", "| eleven", "| twelve, a dozen, many"), 5))},
     "relation": {"left of": "to the left of, on the left of | left of", "right of": "to the right of, on the right of | right of",
@@ -91,12 +92,14 @@ PHRASES |= {
     "camera": {"still": "stays still, does not move, keeps still | is still, stands still, rests",
                "pans left": f"{_ways('pans', 'left')} | pan to the left, panning shot to the left, {_ways('moves swings turns', 'left')}",
                "pans right": f"{_ways('pans', 'right')} | pan to the right, panning shot to the right, pans, {_ways('moves swings turns', 'right')}",
-               "tilts up": "tilts up, tilts upwards | tilting shot up, tilts, moves up, rises", "tilts down": "tilts down, tilts downwards | moves down",
+               "tilts up": "tilts up, tilts upwards | tilting shot up, tilts, moves up, rises",
+               "tilts down": "tilts down, tilts downwards | moves down",
                "zooms in": "zooms in | zooms, moves in, moves closer", "zooms out": "zooms out | moves out, moves away, pulls back",
                "shakes": "shakes, trembles | wobbles"},
     "shot": {"still": "in a still shot, in a static shot | still camera, camera still, still shot, static camera, static shot, fixed camera, static",
              "pans left": "in a panning shot to the left", "pans right": "in a panning shot to the right", "tilts up": "in a tilting shot up",
-             "tilts down": "in a tilting shot down", "zooms in": "in a zooming shot, zooming in | zooming shot", "zooms out": "in a shot that zooms out",
+             "tilts down": "in a tilting shot down", "zooms in": "in a zooming shot, zooming in | zooming shot",
+             "zooms out": "in a shot that zooms out",
              "shakes": "in a shaky shot, with a shaky camera | shaky camera, shaky shot, handheld camera, camera shake, shaky"},
     "then": {"then": "then | and then, after that, afterwards, next, finally, before, before it"},
 }
@@ -109,7 +112,8 @@ IRREGULAR = {    # as in "moves": what many do, what is being done, what was don
     "drops": "drop dropping dropped", "hops": "hop hopping hopped", "comes": "come coming came", "sinks": "sink sinking sank",
     "gets": "get getting got", "becomes": "become becoming became", "runs": "run running ran", "hides": "hide hiding hid", "hits": "hit hitting hit",
     "pans": "pan panning panned", "shakes": "shake shaking shook", "keeps": "keep keeping kept", "stands": "stand standing stood",
-    "travels": "travel travelling travelled", "is": "are being was", "crashes": "crash crashing crashed", "takes": "take taking took", "throbs": "throb throbbing throbbed",
+    "travels": "travel travelling travelled", "is": "are being was", "crashes": "crash crashing crashed",
+    "takes": "take taking took", "throbs": "throb throbbing throbbed",
 }
 
 # %% ../../nbs/05g_world.language.ipynb #cell-017
@@ -214,7 +218,8 @@ def _noun_phrase(rng, count, size, colour, actor, article=True):
 
 # %% ../../nbs/05g_world.language.ipynb #cell-039
 BEATS = (("{0}",), ("{0}, then {1}", "{0} and then {1}", "first {0}, then {1}", "{0}, and after that {1}", "first {0} and after that {1}"),
-         ("{0}, then {1}, then {2}", "first {0}, then {1} and finally {2}", "{0}, then {1}, and after that {2}", "first {0} and after that {1}, finally {2}"))
+         ("{0}, then {1}, then {2}", "first {0}, then {1} and finally {2}",
+          "{0}, then {1}, and after that {2}", "first {0} and after that {1}, finally {2}"))
 TENSES = ("one", "doing", "done")
 
 # %% ../../nbs/05g_world.language.ipynb #cell-040
@@ -240,15 +245,18 @@ def _verbs(rng, told, tense):
 # %% ../../nbs/05g_world.language.ipynb #cell-044
 FRAMES = {    # what is to be told -> how a sentence, and how a telegram, can go
     "acts": (("{a} {does}", "there {is_} {a} that {does}", "there {is_} {a} which {does}", "we see {a}, and {it} {does}", "we see {a} {doing}",
-              "there {is_} {a} {doing}", "there {is_} {bare} that {does}, and {it} {is_} {size}", "we see {bare}, {it} {is_} {size}, and {it} {does}"),
+              "there {is_} {a} {doing}", "there {is_} {bare} that {does}, and {it} {is_} {size}",
+              "we see {bare}, {it} {is_} {size}, and {it} {does}"),
              ("{a}, {does}", "{a} {doing}")),
     "is": (("{a}", "there {is_} {a}", "we see {a}", "a picture of {a}", "an image of {a}"), ("{a}",)),
     "meets": (("{a} {does} {b}", "there is {a} that {does} {b}", "we see {a} {doing} {b}", "there is {a} {doing} {b}", "{b} {passive} {a}",
                "we see {a} and {b}, and the {kind} {does} the {other}"), ("{a} {does} {b}", "{a} {doing} {b}")),
     "beside": (("{a} and {b}", "there is {a} and {b}", "we see {a} and {b}", "a picture of {a} and {b}"), ("{a}, {b}", "{a} and {b}")),
-    "stands": (("{a} {does} {where} {b}", "{where} {b}, {a} {does}", "there is {a} that {does} {where} {b}", "there is {a} {where} {b}, and it {does}",
+    "stands": (("{a} {does} {where} {b}", "{where} {b}, {a} {does}", "there is {a} that {does} {where} {b}",
+                "there is {a} {where} {b}, and it {does}",
                 "we see {a} {doing} {where} {b}", "{where} {b} there is {a} that {does}"), ("{a}, {does} {where} {b}", "{a} {doing} {where} {b}")),
-    "lies": (("{a} {where} {b}", "{where} {b}, {a}", "there is {a} {where} {b}", "we see {a} {where} {b}", "{where} {b} there is {a}"), ("{a} {where} {b}",)),
+    "lies": (("{a} {where} {b}", "{where} {b}, {a}", "there is {a} {where} {b}", "we see {a} {where} {b}", "{where} {b} there is {a}"),
+             ("{a} {where} {b}",)),
 }
 
 # %% ../../nbs/05g_world.language.ipynb #cell-045
@@ -273,7 +281,8 @@ def _core(rng, told, terse):
     does = doing if terse and tense == "doing" else does
     passive = f"{'was' if tense == 'done' else 'is'} {_choose(rng, SPOKEN['passive'].get(told.action, ['']))}"
     return _choose(rng, sayings).format(
-        a=_noun_phrase(rng, told.count, told.size, told.colour, told.actor, not terse), bare=_noun_phrase(rng, told.count, None, told.colour, told.actor),
+        a=_noun_phrase(rng, told.count, told.size, told.colour, told.actor, not terse),
+        bare=_noun_phrase(rng, told.count, None, told.colour, told.actor),
         b=_noun_phrase(rng, 1, told.other_size, told.other_colour, told.other_actor, not terse), does=does, doing=doing, passive=passive,
         where=_choose(rng, SPOKEN["relation"].get(told.relation, [""])), size=_choose(rng, SPOKEN["size"].get(told.size, [""])),
         kind=told.actor, other=told.other_actor, it="they" if many else "it", is_="are" if many else "is")
@@ -290,7 +299,7 @@ def _clause(rng, slot, word):
         return _choose(rng, SPOKEN["shot"][word])
     return _choose(rng, CAMERA).format(**_forms(_choose(rng, SPOKEN["camera"][word])))
 
-# %% ../../nbs/05g_world.language.ipynb #cell-050
+# %% ../../nbs/05g_world.language.ipynb #cell-051
 def _arrange(rng, core, clauses, terse):
     "Clauses before and behind the sentence; what the camera does, as a sentence of its own, comes last."
     ends = [clause for clause in clauses if clause.startswith("the camera")]
@@ -304,7 +313,7 @@ def _arrange(rng, core, clauses, terse):
     body = ", ".join([*front, core, *back])
     return _choose(rng, ("{}, {}", "{}. {}", "{}, while {}", "{}, and {}")[:2 if terse else 4]).format(body, *ends) if ends else body
 
-# %% ../../nbs/05g_world.language.ipynb #cell-051
+# %% ../../nbs/05g_world.language.ipynb #cell-052
 def caption(shot: Shot, style="plain", seed=0, image=False) -> str:
     """One caption of a shot, in a style: terse, plain or dense. Seed 0 is the canonical wording; others draw synonyms, tense, frame and order."""
     told = describe(shot, style, seed, image)
@@ -315,16 +324,17 @@ def caption(shot: Shot, style="plain", seed=0, image=False) -> str:
         return ". ".join(part[0].upper() + part[1:] for part in text.split(". ")) + "."
     return text
 
-# %% ../../nbs/05g_world.language.ipynb #cell-059
-FILLERS = frozenset("""a an the another there is are was were be being this these some both we you see watch of which that who and it its they their them
-    in on at with from to towards as while by for during shot scene video clip film movie picture image photo camera style weather sky coloured colour
-    colours first now only just at once very size each other""".split())
+# %% ../../nbs/05g_world.language.ipynb #cell-060
+FILLERS = frozenset("""a an the another there is are was were be being this these some both we you see watch of which that who and it its they
+    their them in on at with from to towards as while by for during shot scene video clip film movie picture image photo
+    camera style weather sky coloured colour colours first now only just at once very size each other""".split())
 SPELLINGS = {"color": "colour", "colors": "colours", "colored": "coloured", "watercolor": "watercolour", "watercolors": "watercolours",
-             "doesn't": "does not", "don't": "do not", "didn't": "did not", "isn't": "is not", "it's": "it is", "there's": "there is", "that's": "that is",
+             "doesn't": "does not", "don't": "do not", "didn't": "did not", "isn't": "is not", "it's": "it is",
+             "there's": "there is", "that's": "that is",
              "towards": "to", "upward": "upwards", "rightwards": "right", "leftwards": "left", "traveling": "travelling", "traveled": "travelled"}
 LETTERS = {word: set(word) for word in sorted({word for phrase in HEARD for word in phrase.split()} | FILLERS)}
 
-# %% ../../nbs/05g_world.language.ipynb #cell-060
+# %% ../../nbs/05g_world.language.ipynb #cell-061
 def _tokens(text):
     "Words in lower case with their numbers, from 1, and the punctuation between them as commas."
     found, number = [], 0
@@ -337,7 +347,7 @@ def _tokens(text):
         found += [(part, number) for part in SPELLINGS.get(raw, raw).replace("-", " ").replace("–", " ").split()]
     return found
 
-# %% ../../nbs/05g_world.language.ipynb #cell-062
+# %% ../../nbs/05g_world.language.ipynb #cell-063
 def nearest_word(word: str) -> str:
     "The known word most like `word`. A rough count of shared letters picks a few; only these are compared with care."
     word = word.lower()[:24]
@@ -347,7 +357,7 @@ def nearest_word(word: str) -> str:
     alike = lambda known: SequenceMatcher(None, word, known).ratio() + 0.3 * len(letters & LETTERS[known]) / len(letters | LETTERS[known])
     return max(few, key=lambda known: alike(known) - 0.1 * (known in FILLERS) + 0.01 * (known[:1] == word[:1]))
 
-# %% ../../nbs/05g_world.language.ipynb #cell-063
+# %% ../../nbs/05g_world.language.ipynb #cell-064
 def _unknown(word, number):
     "The error for a word that means nothing here."
     if not re.search("[a-z]", word):
@@ -357,7 +367,7 @@ def _unknown(word, number):
         return ValueError(f"text: got {word!r} (word {number}) alone, known only in such phrases as {phrase!r}")
     return ValueError(f"text: got unknown word {word[:30]!r} (word {number}), the nearest known word is {nearest_word(word)!r}")
 
-# %% ../../nbs/05g_world.language.ipynb #cell-064
+# %% ../../nbs/05g_world.language.ipynb #cell-065
 def _match(tokens, i):
     "The longest phrase from token i on -> (how many tokens, slot, word); words alone that only fill have no slot."
     for n in range(min(LONGEST, len(tokens) - i), 0, -1):
@@ -373,7 +383,7 @@ def _match(tokens, i):
         return 1, "filler", word
     raise _unknown(word, number)
 
-# %% ../../nbs/05g_world.language.ipynb #cell-068
+# %% ../../nbs/05g_world.language.ipynb #cell-069
 @dataclass
 class _Hearing:
     "What has been understood so far."
@@ -390,7 +400,7 @@ class _Hearing:
     before: tuple = ("", "")                        # slot and word just heard
     verb: str = ""                                  # the last verb that can take another side: moves ... and right
 
-# %% ../../nbs/05g_world.language.ipynb #cell-069
+# %% ../../nbs/05g_world.language.ipynb #cell-070
 def _put(words, slot, word, of=""):
     "Note a word, unless another one stands there."
     if words.setdefault(slot, word) != word:
@@ -400,11 +410,12 @@ def _put(words, slot, word, of=""):
 def _add(heard, name="it"):
     "A further group -> its number."
     if len(heard.groups) == 2:
-        raise ValueError(f"text: got {name!r} beside {' and '.join(g.get('actor', 'thing') for g in heard.groups)}, allowed: one or two kinds of actors")
+        named = " and ".join(group.get("actor", "thing") for group in heard.groups)
+        raise ValueError(f"text: got {name!r} beside {named}, allowed: one or two kinds of actors")
     heard.groups.append({})
     return len(heard.groups) - 1
 
-# %% ../../nbs/05g_world.language.ipynb #cell-071
+# %% ../../nbs/05g_world.language.ipynb #cell-072
 def _settle(heard):
     "What was said without a noun belongs to whom is asked for, or else to whom was spoken of last."
     if heard.loose:
@@ -414,7 +425,7 @@ def _settle(heard):
         for slot, word in loose.items():
             _put(group, slot, word, f" for one {group.get('actor', 'actor')}")
 
-# %% ../../nbs/05g_world.language.ipynb #cell-073
+# %% ../../nbs/05g_world.language.ipynb #cell-074
 def _who(heard, kind):
     "Which group a noun means: one without a noun so far, one that was named before (the ball), or a new one."
     for i in (heard.last, 0, 1):
@@ -426,7 +437,7 @@ def _who(heard, kind):
             return i
     return _add(heard, kind)
 
-# %% ../../nbs/05g_world.language.ipynb #cell-074
+# %% ../../nbs/05g_world.language.ipynb #cell-075
 def _noun(heard, kind, many):
     "A noun takes what was said before it."
     new = len(heard.groups)
@@ -441,7 +452,7 @@ def _noun(heard, kind, many):
         heard.actor = i
     heard.loose, heard.asks, heard.definite = {}, False, False
 
-# %% ../../nbs/05g_world.language.ipynb #cell-076
+# %% ../../nbs/05g_world.language.ipynb #cell-077
 def _beat(heard, word):
     "An action: the first, the same again, or the next one if a word like `then` came before."
     if heard.before == ("filler", "camera"):
@@ -458,7 +469,7 @@ def _beat(heard, word):
     heard.then, heard.last = False, heard.actor
     heard.verb = word.split()[0] if word.endswith(("left", "right")) else "moves"
 
-# %% ../../nbs/05g_world.language.ipynb #cell-078
+# %% ../../nbs/05g_world.language.ipynb #cell-079
 def _asking(heard, slot, word):
     "An interaction or a relation: somebody else is to come."
     if slot == "relation":
@@ -470,7 +481,7 @@ def _asking(heard, slot, word):
         heard.turned = slot == "passive"
     heard.asks = len(heard.groups) < 2
 
-# %% ../../nbs/05g_world.language.ipynb #cell-080
+# %% ../../nbs/05g_world.language.ipynb #cell-081
 def _side(heard, word):
     "A side without a verb goes with the verb before: moves left and right."
     if not heard.verb:
@@ -481,7 +492,7 @@ def _side(heard, word):
         return _scenery(heard, slot, meaning)
     _beat(heard, {"up": "rises", "down": "falls"}.get(plain, meaning))
 
-# %% ../../nbs/05g_world.language.ipynb #cell-081
+# %% ../../nbs/05g_world.language.ipynb #cell-082
 def _scenery(heard, slot, word):
     "Where, when, in which weather, before which camera, in which style."
     _settle(heard)
@@ -492,7 +503,7 @@ def _scenery(heard, slot, word):
     if slot == "camera":
         heard.verb = word.split()[0]
 
-# %% ../../nbs/05g_world.language.ipynb #cell-082
+# %% ../../nbs/05g_world.language.ipynb #cell-083
 def _filler(heard, word):
     "Small words: some of them close a phrase, or tell of whom is spoken."
     if word in (",", "it", "its", "they", "their", "them"):
@@ -501,7 +512,7 @@ def _filler(heard, word):
         heard.last = heard.actor
     heard.definite = word == "the" or heard.definite and word != ","
 
-# %% ../../nbs/05g_world.language.ipynb #cell-083
+# %% ../../nbs/05g_world.language.ipynb #cell-084
 def _counted(heard, number):
     "A number, if so many fit."
     if not 1 <= number <= max(MOST.values()):
@@ -510,7 +521,7 @@ def _counted(heard, number):
     heard.definite = False
     _put(heard.loose, "count", number)
 
-# %% ../../nbs/05g_world.language.ipynb #cell-084
+# %% ../../nbs/05g_world.language.ipynb #cell-085
 EARS = {    # what to do with a phrase of each slot; all others are scenery
     **dict.fromkeys(("size", "colour"), lambda heard, slot, word: _put(heard.loose, slot, word, " for one actor")),
     "count": lambda heard, slot, word: _counted(heard, word),
@@ -523,7 +534,7 @@ EARS = {    # what to do with a phrase of each slot; all others are scenery
     "filler": lambda heard, slot, word: _filler(heard, word),
 }
 
-# %% ../../nbs/05g_world.language.ipynb #cell-085
+# %% ../../nbs/05g_world.language.ipynb #cell-086
 def _hear(heard, slot, word, phrase):
     "Take in one phrase. Two need a second look: stars in the sky, and the blue one."
     if phrase == "stars" and not heard.loose and any("actor" in group for group in heard.groups):
@@ -534,7 +545,7 @@ def _hear(heard, slot, word, phrase):
     if slot not in ("filler", "size", "colour", "count") or word in (",", "and", "camera"):
         heard.before = (slot, word)
 
-# %% ../../nbs/05g_world.language.ipynb #cell-087
+# %% ../../nbs/05g_world.language.ipynb #cell-088
 def _fits(group, alone):
     "The number of a group, if so many of its size fit."
     number, size = group.get("count", group.get("number")), group.get("size")
@@ -544,7 +555,7 @@ def _fits(group, alone):
         raise ValueError(f"text: got {number} actors and others beside them, allowed: one of each where there are two kinds")
     return number
 
-# %% ../../nbs/05g_world.language.ipynb #cell-088
+# %% ../../nbs/05g_world.language.ipynb #cell-089
 def _understood(heard):
     "All that was heard, in the slots of a description."
     _settle(heard)
@@ -555,10 +566,10 @@ def _understood(heard):
     number, _ = _fits(a, alone), _fits(b, alone)
     beats = [*heard.beats, None, None, None]
     kind = lambda group: None if group.get("actor") == "thing" else group.get("actor")
-    return FullDescription(a.get("size"), a.get("colour"), kind(a), count=number, action=beats[0], second=beats[1], third=beats[2], other_size=b.get("size"),
-                           other_colour=b.get("colour"), other_actor=kind(b), **heard.said)
+    return FullDescription(a.get("size"), a.get("colour"), kind(a), count=number, action=beats[0], second=beats[1], third=beats[2],
+                           other_size=b.get("size"), other_colour=b.get("colour"), other_actor=kind(b), **heard.said)
 
-# %% ../../nbs/05g_world.language.ipynb #cell-089
+# %% ../../nbs/05g_world.language.ipynb #cell-090
 def parse(text: str) -> FullDescription:
     """What a caption or a prompt says, `None` for the unsaid. Reads from left to right, the longest phrase first. A word that is
     not known, or something that contradicts itself, is a ValueError that says what and where (words counted from 1)."""
@@ -571,7 +582,7 @@ def parse(text: str) -> FullDescription:
         i += n
     return _understood(heard)
 
-# %% ../../nbs/05g_world.language.ipynb #cell-105
+# %% ../../nbs/05g_world.language.ipynb #cell-108
 def _draw_sky(rng, said):
     "Setting, time and weather, where they are open."
     open_sky = tuple(setting for setting in SETTINGS if setting not in SKYLESS)
@@ -581,7 +592,7 @@ def _draw_sky(rng, said):
     time = said.time or ("at night" if said.weather == "stars" else rng.choice(TIMES))
     return setting, time, said.weather or rng.choice([w for w in WEATHERS if w != "stars" or time == "at night"])
 
-# %% ../../nbs/05g_world.language.ipynb #cell-106
+# %% ../../nbs/05g_world.language.ipynb #cell-109
 def _draw_alone(rng, said):
     "One group; an action that was said gets no further beats."
     size = said.size or rng.choice([size for size in SIZES if MOST[size] >= (said.count or 1)])
@@ -591,7 +602,7 @@ def _draw_alone(rng, said):
     actions = tuple(beat or rng.choice(ACTIONS) for beat in beats or [None])
     return (Group(size, said.colour or rng.choice(COLOURS), said.actor or rng.choice(ACTORS), actions, said.count or 1),), None
 
-# %% ../../nbs/05g_world.language.ipynb #cell-107
+# %% ../../nbs/05g_world.language.ipynb #cell-110
 def _draw_pair(rng, said):
     "Two groups that interact or stand in a relation."
     action, relation = said.action, said.relation
@@ -605,7 +616,7 @@ def _draw_pair(rng, said):
     other = said.other_actor or rng.choice(SOLID if hides else ACTORS)
     return (a, Group(said.other_size or rng.choice(SIZES), said.other_colour or rng.choice(COLOURS), other)), relation
 
-# %% ../../nbs/05g_world.language.ipynb #cell-108
+# %% ../../nbs/05g_world.language.ipynb #cell-111
 def _draw(rng, said):
     "One draw of all that is open; a ValueError where it makes no sense."
     pair = said.relation or said.action in INTERACTIONS or said.other_size or said.other_colour or said.other_actor
@@ -613,7 +624,7 @@ def _draw(rng, said):
     camera = said.camera or rng.choice(("still", "zooms out", "shakes") if pair else CAMERAS)
     return Shot(groups, *_draw_sky(rng, said), camera, said.style or rng.choice(STYLES), relation, rng.getrandbits(31))
 
-# %% ../../nbs/05g_world.language.ipynb #cell-109
+# %% ../../nbs/05g_world.language.ipynb #cell-112
 def shot_of(description: FullDescription, seed=0) -> Shot:
     """A shot of which all that the description says is true; the rest is drawn by seed, rather from the everyday than from the fantastic.
     A ValueError with the stage's reason if there is none."""
@@ -635,7 +646,7 @@ def shot_of(description: FullDescription, seed=0) -> Shot:
         return dreamt[0]
     raise ValueError(reasons.most_common(1)[0][0])
 
-# %% ../../nbs/05g_world.language.ipynb #cell-110
+# %% ../../nbs/05g_world.language.ipynb #cell-113
 def expand(prompt: str, seed=0) -> str:
     "A dense caption that says all that the prompt says, and fills in the rest, drawn by seed."
     return caption(shot_of(parse(prompt), seed), "dense", seed)

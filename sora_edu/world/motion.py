@@ -129,15 +129,15 @@ def _most(beats):
     return most
 
 # %% ../../nbs/05d_world.motion.ipynb #cell-026
-def _beats(group: Group, dice, radius, hang=0.28):
+def _beats(group: Group, dice, radius, hang=0.28, growth=0.5):
     "The beats of a group, each with its draws."
     beats, starts = [], BEATS[len(group.actions)]
     for action, start, end in zip(group.actions, starts, (*starts[1:], math.inf)):
         speed, height, orbit = dice.draw(0.10, 0.16, 0.06), dice.draw(0.2, 0.3, 0.16), dice.draw(0.14, 0.2, 0.11)
-        peg, wave, growth = dice.draw(0.8 * hang, hang, 0.4 * hang), dice.draw(0.08, 0.12, 0.07), dice.draw(0.5, 0.5, 0.2)
+        peg, wave, grown = dice.draw(0.8 * hang, hang, 0.4 * hang), dice.draw(0.08, 0.12, 0.07), dice.draw(growth, growth, 0.2)
         period, side, phase = _whole(action, end - start, dice), dice.side(), dice.rng.uniform(0, 2 * math.pi)
         law = "carousel" if action == "circles around" and group.count > 1 else action
-        beats.append(_Beat(law, start, end - start, speed, height, orbit, peg, wave, growth, period, side, phase, radius))
+        beats.append(_Beat(law, start, end - start, speed, height, orbit, peg, wave, grown, period, side, phase, radius))
         radius *= _end_scale(beats[-1])
     return beats
 
@@ -341,7 +341,8 @@ def _overlap(shot, beats, r1, r2, x, y):
     first = (a.kind, *(v[:, None].float() for v in _acted(a, beats, r1, torch.linspace(0, 3.6, 6, dtype=torch.float64))[:4]))
     second = (b.kind, far * x, far * y, r2, 0)
     share = _covered(first, second) if shot.relation == "in front of" else _covered(second, first)      # [6, 17]
-    return float(far[((share[0] - 0.26).abs() + 2 * (share.amax(0) - 0.38).clamp(min=0)).argmin()])
+    bad = (share[0] - 0.26).abs() + 2 * (share.amax(0) - 0.38).clamp(min=0) + 3 * (0.1 - share[0]).clamp(min=0)
+    return float(far[bad.argmin()])
 
 # %% ../../nbs/05d_world.motion.ipynb #cell-060
 def _place(shot, beats, r1, r2, dice):
@@ -362,7 +363,7 @@ def _related(shot: Shot, dice):
     "Two in their places; the first does what it does there."
     a, b = shot.groups
     r1, r2, _ = _radii(a, b, dice)
-    beats = _beats(a, dice, r1, hang=0.05 if shot.relation in ("in front of", "behind") else 0.1)
+    beats = _beats(a, dice, r1, 0.05, 0.3) if shot.relation in ("in front of", "behind") else _beats(a, dice, r1, 0.1)
     x2, y2 = _place(shot, beats, r1, r2, dice)
     return lambda t: _two(_acted(a, beats, r1, t)[:4], (x2, y2, r2, 0), t)
 
