@@ -343,7 +343,7 @@ def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, **info
     config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world,
                            num_frames=tuple(range(1, train.num_frames + 1, 4)), height=(train.size,), width=(train.size,),
                            sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
-    return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(world)), **info)
+    return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(train.world)), **info)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-045
 @lru_cache(maxsize=4)

@@ -853,7 +853,10 @@ def _space(v):
     v.paint(v.colour((216, 218, 228)), _dots(v, x, y, cx, cy, 0.002 + 0.003 * _hash(n, 347) ** 3, weight=0.3 + 0.7 * _hash(n, 348)).clamp_(0, 1))
     _planets(v)
     _asteroids(v, "middle", 0.16, 361, 0.020, (66, 64, 78), (96, 92, 104))
-    _asteroids(v, "ground", 0.15, 371, 0.046, (72, 68, 76), (128, 120, 122))
+    x, y = v.at("ground", v.horizon)
+    dust = (0.30 + 0.32 * _waves(v, x, y, 0.10, 1.8, salt=382)).clamp_(0.05, 0.8) * ((y - v.horizon) * 5).clamp(0, 1)
+    v.paint(v.colour((74, 66, 80)), dust)
+    _asteroids(v, "ground", 0.13, 371, 0.048, (70, 66, 74), (136, 128, 130))
     x, y = v.at("ground")
     n, cx, cy = _field(x, y, 0.21, 381)
     v.paint(v.colour((150, 146, 160)), 0.6 * _dots(v, x, y, cx, cy, 0.0025 + 0.003 * _hash(n, 383)).clamp_(0, 1))
@@ -916,16 +919,15 @@ def _streaks(v, size, length, speed, salt, slant=0.22):
 
 
 def _flakes(v):
-    "Snowflakes near and far, sinking and swaying."
-    t = v.t
-    for layer, size, r, speed, strength, salt in (("middle", 0.14, 0.007, 0.10, 0.75, 411), ("ground", 0.24, 0.0125, 0.17, 0.9, 415)):
-        x, y = v.at(layer)
-        fall = y - speed * t
+    "Snowflakes, large and small, sinking and swaying at the actors' depth: they slide by with the near ground."
+    x, y = v.at("ground")
+    white = v.tint((232, 236, 240) if v.light.time != "at night" else (156, 164, 188))
+    for size, r, speed, strength, salt in ((0.14, 0.007, 0.10, 0.75, 411), (0.24, 0.0125, 0.17, 0.9, 415)):
+        fall = y - speed * v.t
         n, cx, cy = _field(x, fall, size, salt, per=2)
-        cx = cx + 0.02 * torch.sin(1.5 * t[..., 0] + 6.28 * _hash(n, salt + 2))
+        cx = cx + 0.02 * torch.sin(1.5 * v.t[..., 0] + 6.28 * _hash(n, salt + 2))
         flakes = _dots(v, x, fall, cx, cy, r * (0.7 + 0.5 * _hash(n, salt + 3)))
-        white = (232, 236, 240) if v.light.time != "at night" else (176, 184, 204)
-        v.paint(v.tint(white), (1.6 * flakes).clamp_(0, 1) * strength)
+        v.paint(white, (1.6 * flakes).clamp_(0, 1) * strength)
 
 
 def _fog(v):
