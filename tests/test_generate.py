@@ -185,6 +185,12 @@ def test_text_is_encoded_twice_with_an_interval(tmp_path, monkeypatch):
     assert calls == [2, 1]                                          # with and without the prompt, then with it alone
 
 
+def test_the_packaged_weights_are_sampled_as_their_config_says():
+    from sora_edu.training.configs import get_config
+    shipped, cfg = G.load_models("mini").config, get_config("mini")
+    assert (shipped.sampler, shipped.guidance_interval) == (cfg.sampler, cfg.guidance_interval)
+
+
 def test_the_cache_changes_nothing(models):
     latents, sigma, text = torch.randn(2, 16, 5, 8, 8), torch.full((2, 5), 0.7), torch.randn(2, 16, 32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=models.dtype != torch.float32):

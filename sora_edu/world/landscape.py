@@ -441,7 +441,7 @@ def _desert(v):
     "Mesas, dunes with a dark side, cacti, and rippled sand."
     h = v.horizon
     _mesas(v, h)
-    x, y = v.at("middle", h - 0.12)
+    x, y = v.at("middle", h - 0.22)                                                      # the tips of cacti
     height, dark = _dunes(x, 0.62, 116)
     crest = h + 0.085 - 0.11 * height
     _cacti(v, x, y, h + 0.10 - 0.11 * height)
