@@ -263,7 +263,7 @@ def _interrupt_once(signum, frame):
 # %% ../../nbs/21_studio.cli.ipynb #cell-058
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="nano or mini.")],
+    config: Annotated[str, typer.Argument(help="nano, mini or oracle.")],
     leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0")] = None,
     from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill within this leg.")] = False,
@@ -276,6 +276,9 @@ def train(
     import torch
     from sora_edu.pipeline.generate import resolve_weights
     from sora_edu.training.configs import get_config
+    if config == "oracle":
+        given = _given(**{"--leg": leg, "--from": from_weights, "--all-legs": all_legs})
+        return _train_oracle(given, out, resume, device, as_json)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     out = Path(out or f"runs/{get_config(config).name}")
     if from_weights and not Path(from_weights).exists():
@@ -315,6 +318,17 @@ def _train_legs(config, legs, out, start, resume, device):
     digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg,
                      config=config, legs=list(legs), seed=cfg.seed)
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
+
+# %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
+def _train_oracle(given, out, resume, device, as_json):
+    "Train the eye of the full world's oracle: one stretch, without legs."
+    from sora_edu.training.sight import train_oracle
+    if given:
+        raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano and mini, the oracle has one leg from nothing")
+    out = Path(out or "runs/oracle")
+    train_oracle(out=out, resume=resume, device=device or "cpu")
+    _tell(as_json, {"config": "oracle", "weights": str(out / "oracle.safetensors")})
+
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-062
 @app.command()
