@@ -370,15 +370,16 @@ def _paint_actors(frames, shots, film, style, page):
         _blend(frames, film.owner[n], t, layer.pixel, alpha, light)
 
 # %% ../../nbs/05f_world.film.ipynb #cell-067
-def _film(shots, num_frames, height, width, fps, start, device):
+def _film(shots, num_frames, height, width, fps, start, device, actors=True):
     "Shots of one style: [B, 3, T, H, W] in 0..255."
     style = LOOKS[shots[0].style]
     film = choreograph(shots, num_frames, fps=fps, start=start, device=device)
     page = _page(height, width, film.screen.device)
     frames = landscape(shots, film.camera, num_frames, height, width, fps=fps, start=start)
     frames = style.scenery(frames, page).contiguous()
-    _paint_shadows(frames, shots, film)
-    _paint_actors(frames, shots, film, style, page)
+    if actors:
+        _paint_shadows(frames, shots, film)
+        _paint_actors(frames, shots, film, style, page)
     return style.finish(frames)
 
 # %% ../../nbs/05f_world.film.ipynb #cell-068
@@ -393,15 +394,16 @@ def _checked(shots, num_frames, height, width, fps, start):
 _AT_ONCE = 2 ** 22              # pixels in all frames of the clips that are painted together
 
 # %% ../../nbs/05f_world.film.ipynb #cell-070
-def render(shots, num_frames=33, height=128, width=128, *, fps=8, start=0, device=None) -> Tensor:
-    "Clips of `shots` from frame `start` on: [B, 3, T, H, W] in [-1, 1]. The same shot gives the same clip in any batch."
+def render(shots, num_frames=33, height=128, width=128, *, fps=8, start=0, device=None, actors=True) -> Tensor:
+    """Clips of `shots` from frame `start` on: [B, 3, T, H, W] in [-1, 1]. The same shot gives the same clip in any batch.
+    Without `actors`, the empty stage."""
     shots = _checked(shots, num_frames, height, width, fps, start)
     out = torch.empty(len(shots), 3, num_frames, height, width, device=device)
     few = max(1, _AT_ONCE // (num_frames * height * width))
     for style in STYLES:
         mine = [i for i, shot in enumerate(shots) if shot.style == style]
         for part in (mine[k:k + few] for k in range(0, len(mine), few)):
-            frames = _film([shots[i] for i in part], num_frames, height, width, fps, start, device)
+            frames = _film([shots[i] for i in part], num_frames, height, width, fps, start, device, actors)
             out[part] = frames.div_(127.5).sub_(1).clamp_(-1, 1)
     return out
 

@@ -58,7 +58,8 @@ class Sight(nn.Module):
         self.spots = nn.Conv2d(b, sum(SPOTS.values()), 1)
         self.place = nn.Linear(2 * d + b, sum(map(len, PLACE.values())))
         self.drift = Drift(config.drift_widths)
-        nn.init.constant_(self.spots.bias[0], -4.0)
+        with torch.no_grad():                       # most cells have nothing in them
+            self.spots.bias[[0, 8]] = -4.0
 
     def forward(self, x: Tensor) -> dict:
         "Name -> [N, channels, H/4, W/4] for `SPOTS`, [N, words] for `PLACE`."
