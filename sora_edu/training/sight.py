@@ -331,7 +331,8 @@ def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False,
                 a.copy_(b)
             step += 1
             for name, value in parts.items():
-                log.add(step + 1 - (name == "drift"), name, value, cfg.batch_size if name == "drift" else 0)
+                log.sums.setdefault(name, []).append(value)
+            log.add(step, "loss", float(loss.detach()), cfg.batch_size)
             bar.update()
             if step % save_every == 0 or step == cfg.steps or interrupt.asked:
                 save_checkpoint(path, {"model": net.state_dict(), "ema": mean.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
