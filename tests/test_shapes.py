@@ -78,7 +78,7 @@ def test_they_look_to_the_right():
 
 
 def test_the_small_worlds_shapes_are_used():
-    for kind, scale in (("ball", 1.0), ("ring", 1.0), ("box", 0.83)):
+    for kind, scale in (("ball", 1.0), ("ring", 1.0), ("box", 0.77)):
         assert torch.allclose(draw(kind, X, Y)[0], SHAPES[kind](X / scale, Y / scale) * scale)
 
 

@@ -112,7 +112,7 @@ def _():
 SLOTS = {"count": range(1, 5), "size": stage.SIZES, "colour": stage.COLOURS, "actor": stage.ACTORS, "action": stage.ACTIONS,
          "interaction": stage.INTERACTIONS, "relation": stage.RELATIONS, "setting": stage.SETTINGS, "time": stage.TIMES,
          "weather": stage.WEATHERS, "camera": stage.CAMERAS, "style": stage.STYLES}
-ON_ACTORS = ("count", "size", "colour", "actor", "action", "interaction", "relation")
+ON_ACTORS = ("count", "size", "colour", "actor", "action", "interaction", "relation", "camera")
 
 
 def _with(shot, slot, word):

@@ -35,7 +35,7 @@ class WorldKind:
     "All that makes a world: five functions, its words, and the size of its clips."
     draw: Callable              # (seed, index, split) -> scene
     render: Callable            # (scenes, num_frames, height, width, fps=...) -> [B, 3, T, H, W] in [-1, 1]
-    caption: Callable           # (scene, style, seed, image) -> str
+    caption: Callable           # (scene, style, seed, seconds) -> str, for a clip that ends after so many seconds; 0 is an image
     describe: Callable          # the same arguments -> Description of what that caption says
     truth: Callable             # (scenes, num_frames, fps) -> one dict of plain numbers for each scene
     words: dict                 # attribute -> all its words
@@ -55,8 +55,13 @@ def _mini_truth(scenes, num_frames, fps):
     return [{"tracks": [_track(s.actors[0].kind, track)]} for s, track in zip(scenes, render.tracks(scenes, num_frames, fps=fps))]
 
 
+def _of_mini(say):
+    "Its one beat is there from the beginning: only an image is told differently."
+    return lambda shown, style, seed, seconds: say(shown, style, seed, seconds == 0)
+
+
 _MINI_WORDS = dict(zip(scene.ATTRIBUTES, (scene.SIZES, scene.COLOURS, scene.ACTORS, scene.ACTIONS, scene.SETTINGS)))
-_MINI = WorldKind(scene.World("mini").scene, render.render, captions.caption, captions.describe, _mini_truth, _MINI_WORDS, (17, 64, 64))
+_MINI = WorldKind(scene.World("mini").scene, render.render, *map(_of_mini, (captions.caption, captions.describe)), _mini_truth, _MINI_WORDS, (17, 64, 64))
 
 # %% ../../nbs/05h_world.dataset.ipynb #cell-013
 def _full_draw(seed, index, split):
@@ -74,11 +79,15 @@ def _full_truth(shots, num_frames, fps):
     return told
 
 # %% ../../nbs/05h_world.dataset.ipynb #cell-014
+def _of_full(say):
+    return lambda shot, style, seed, seconds: say(shot, style, seed, seconds == 0, seconds)
+
+
 _FULL_WORDS = {"size": stage.SIZES, "colour": stage.COLOURS, "actor": stage.ACTORS, "action": stage.ACTIONS + stage.INTERACTIONS,
                "setting": stage.SETTINGS, "count": (1, 2, 3, 4), "relation": stage.RELATIONS, "time": stage.TIMES,
                "weather": stage.WEATHERS, "camera": stage.CAMERAS, "style": stage.STYLES}
 WORLDS = {"mini": _MINI,
-          "full": WorldKind(_full_draw, film.render, language.caption, language.describe, _full_truth, _FULL_WORDS, (33, 128, 128))}
+          "full": WorldKind(_full_draw, film.render, *map(_of_full, (language.caption, language.describe)), _full_truth, _FULL_WORDS, (33, 128, 128))}
 
 # %% ../../nbs/05h_world.dataset.ipynb #cell-017
 def _check_whole(name, value, low, high=2**63 - 1):
@@ -141,11 +150,12 @@ class _Addressed(scene.World):
 
     def scene(self, seed, index, split=None):
         "Scene `index` of the stream `seed`; it depends on nothing else. `split`: by default this world's."
-        _check_whole("index", index, 0)
-        return WORLDS[self.name].draw(seed, index, split or self.split)
+        _check_whole("seed", seed, 0), _check_whole("index", index, 0)
+        return WORLDS[self.name].draw(seed, index, self.split if split is None else split)
 
     def sample(self, seed, n, split=None, start=0) -> list:
         "Scenes `start` to `start + n` of a stream."
+        _check_whole("n", n, 0), _check_whole("start", start, 0)
         return [self.scene(seed, i, split) for i in range(start, start + n)]
 
 # %% ../../nbs/05h_world.dataset.ipynb #cell-020
@@ -158,12 +168,12 @@ def _wording(world, index):
 
 def _items(world, indices) -> list:
     "The clips of these indices, rendered in one batch."
-    kind, image = WORLDS[world.name], world.num_frames == 1
+    kind, seconds = WORLDS[world.name], (world.num_frames - 1) / world.fps
     scenes = [world.scene(world.seed, i) for i in indices]
     video = kind.render(scenes, world.num_frames, world.height, world.width, fps=world.fps)
     if world.dtype == torch.uint8:
         video = ((video + 1) * 127.5).round().to(torch.uint8)
-    return [{"video": clip.clone(), "caption": kind.caption(s, *_wording(world, i), image), "scene": json.dumps(asdict(s)),
+    return [{"video": clip.clone(), "caption": kind.caption(s, *_wording(world, i), seconds), "scene": json.dumps(asdict(s)),
              "seed": world.seed, "index": i, "fps": float(world.fps)} for i, s, clip in zip(indices, scenes, video)]
 
 # %% ../../nbs/05h_world.dataset.ipynb #cell-026
@@ -266,12 +276,12 @@ class World(_Addressed, IterableDataset):
 # %% ../../nbs/05h_world.dataset.ipynb #cell-043
 def _truth(world, item) -> dict:
     "All that is known of a clip, for its .json."
-    kind, shot, image = WORLDS[world.name], world.scene(world.seed, item["index"]), world.num_frames == 1
+    kind, shot, seconds = WORLDS[world.name], world.scene(world.seed, item["index"]), (world.num_frames - 1) / world.fps
     wording = _wording(world, item["index"])
     return {"world": world.name, "seed": world.seed, "split": world.split, "index": item["index"], "fps": world.fps,
             "num_frames": world.num_frames, "height": world.height, "width": world.width,
-            "caption": item["caption"], "said": asdict(kind.describe(shot, *wording, image)),
-            "captions": {style: kind.caption(shot, style, 0, image) for style in captions.STYLES},
+            "caption": item["caption"], "said": asdict(kind.describe(shot, *wording, seconds)),
+            "captions": {style: kind.caption(shot, style, 0, seconds) for style in captions.STYLES},
             "description": asdict(shot.description), "scene": asdict(shot), **kind.truth([shot], world.num_frames, world.fps)[0]}
 
 
@@ -537,7 +547,8 @@ def _call(plan):
 def card(plan) -> str:
     "The data card of an export, in Markdown with YAML in front, from its plan alone: no date, no name of a machine."
     n, tar, commit = plan["n"], plan["format"] == "webdataset", _commit()
-    bucket = next((f"n<{k}K" if k == 1 else f"{k // 10}K<n<{k}K" for k in (1, 10, 100, 1000) if n < 1000 * k), "n>1M")
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
+    bucket = next((name for k, name in enumerate(names) if n < 1000 * 10**k), "n>1T")
     loading = _LOADING[plan["format"]].replace("LAST", f"{-(-n // (plan['shard_size'] or n)) - 1:06d}")
     arguments = "\n".join(f"  {key}: {json.dumps(value)}" for key, value in {**plan, "commit": commit}.items())
     return _CARD.format(

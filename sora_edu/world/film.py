@@ -125,7 +125,7 @@ _ALOFT = {"rises", "circles around", "zigzags", "orbits", "chases", "jumps over"
 # %% ../../nbs/05f_world.film.ipynb #cell-026
 def _shadows(shots, film):
     "Where the ground lies below each member, in stage sides, and how dark its shadow can be: [N] and [N]."
-    ends = choreograph(shots, 2, fps=0.25).world                                        # at 0 and 4 seconds, whatever is asked for
+    ends = choreograph(shots, 17, fps=4).world                                          # from 0 to 4 seconds, whatever is asked for
     foot = torch.tensor([FOOT[kind] for kind in film.kinds])
     ground = (ends[:, 1] + foot[:, None] * ends[:, 2]).amax(1)
     floating = torch.tensor([shots[b].setting in SKYLESS or bool(_ALOFT & set(shots[b].groups[0].actions)) for b in film.owner.tolist()])
@@ -151,7 +151,7 @@ def _paint_shadows(frames, shots, film):
     pan, zoom = film.camera[film.owner, :2], film.camera[film.owner, 2]
     foot = torch.tensor([FOOT[kind] for kind in film.kinds], device=ground.device)[:, None]
     above = ground[:, None] - film.world[:, 1] - foot * film.world[:, 2]                # [N, T]
-    dark = dark[:, None] * (1 - above / 0.4).clamp(0, 1) * (above > -0.02)
+    dark = dark[:, None] * (1 - above / 0.4).clamp(0, 1) * (1 + above / 0.06).clamp(0, 1)
     x = (film.screen[:, 0] - 0.5) * side + w / 2
     y = ((ground[:, None] - pan[:, 1] - 0.5) * zoom) * side + h / 2
     wide = film.screen[:, 2] * side * (0.95 + above.clamp(min=0))
@@ -273,7 +273,7 @@ def _pencil_brush(layer, page):
     paper = torch.tensor(PAPER, device=layer.colour.device).view(3, 1, 1)
     distance = layer.distance + (_at(page.wave, layer) - 0.5) * 1.6
     stroke = _at(_hatch(*page.grain.shape, 0.5, layer.colour.device), layer)
-    coat = 0.55 + 0.3 * stroke + 0.12 * layer.down.clamp(-1, 1)
+    coat = 0.66 + 0.24 * stroke + 0.12 * layer.down.clamp(-1, 1)
     line = (1.5 - (distance + 0.8).abs()).clamp(0, 1) * 0.8
     dark = torch.maximum(line, -0.75 * layer.tone.clamp(max=0))
     paint = paper + (layer.colour - paper) * (coat - 0.6 * coat * layer.tone.clamp(min=0))[:, None]

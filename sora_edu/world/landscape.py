@@ -624,7 +624,7 @@ def _street(v, h):
     cover = _below(v, y, walk)
     v.paint(v.colour((164, 160, 154)), cover)
     slab = 0.11
-    joint = 1 - ((torch.frac(x / slab + 1000) - 0.5).abs() * -slab + slab / 2).mul(v.px).sub(0.6).clamp(0, 1)
+    joint = 1 - (((x / slab).remainder(1) - 0.5).abs() * -slab + slab / 2).mul(v.px).sub(0.6).clamp(0, 1)
     v.paint(v.colour((120, 116, 114)), cover * joint * 0.7)
     road = _below(v, y, walk + 0.06)
     v.paint(v.colour((196, 192, 184)), _band(v, y, walk + 0.048, walk + 0.06))
@@ -632,7 +632,7 @@ def _street(v, h):
     v.paint(v.colour((78, 80, 88)), road * ((y - walk - 0.1) / 0.3).clamp(0, 1))
     v.paint(v.colour((124, 126, 130)), road * (0.5 * _waves(v, x, y, 0.06, 2.0, salt=191) - 0.15).clamp_(0, 0.5))
     v.paint(v.colour((60, 62, 70)), road * (0.5 * _waves(v, x, y, 0.10, 2.6, salt=192) - 0.3).clamp_(0, 0.5))
-    dash = _inside(v, (torch.frac(x / 0.26 + 1000) - 0.5) * 0.26, 0.07) * _band(v, y, walk + 0.148, walk + 0.164)
+    dash = _inside(v, ((x / 0.26).remainder(1) - 0.5) * 0.26, 0.07) * _band(v, y, walk + 0.148, walk + 0.164)
     v.paint(v.colour((204, 202, 190)), dash)
     _specks(v, x, y, road, 0.34, 193, (66, 66, 74), 0.028, 0.8, 0.4)
     _earth(v, x, y, road, (110, 104, 100))
@@ -667,7 +667,7 @@ def _forest(v):
     "Misty rows of trees behind one another, ferns and fallen leaves."
     h = v.horizon
     x, y = v.at("far", h - 0.29)
-    bumps = 0.05 * (1 - (2 * torch.frac(x / 0.06 + 1000) - 1) ** 2) * (0.4 + 0.6 * _hash(torch.floor(x / 0.06 + 1000).long(), 201))
+    bumps = 0.05 * (1 - (2 * (x / 0.06).remainder(1) - 1) ** 2) * (0.4 + 0.6 * _hash(torch.floor(x / 0.06 + 1000).long(), 201))
     _land(v, "far", h - 0.13 - 0.10 * _hills(x * 2, 202) - bumps, (100, 130, 106), (112, 140, 112), 0.75)
     x, y = v.at("far", h - 0.36)
     _crowns(v, x, y, 0.13, 204, h + 0.03, 0.20, 0.06, ((104, 98, 90), (92, 122, 94), (108, 138, 102), (124, 152, 110)), 0.5, 0.95)
@@ -913,7 +913,7 @@ def _streaks(v, size, length, speed, salt, slant=0.22):
     n = i.long()
     x = u - (i + 0.25 + 0.5 * _hash(n, salt)) * size
     period = 0.45 + 0.25 * _hash(n, salt + 10)
-    f = torch.frac((v.screen_y - speed * v.t) / period + _hash(n, salt + 20) + 4096) * period
+    f = ((v.screen_y - speed * v.t) / period + _hash(n, salt + 20)).remainder(1) * period
     thin = (1.15 - (x * v.side).abs() / max(1.0, 0.0035 * v.side)).clamp_(0, 1)
     return thin * ((length - f) * v.side).clamp(0, 1) * (f / length).clamp_(0, 1)
 

@@ -8,12 +8,14 @@ __all__ = ['PHRASES', 'SWIMS', 'IRREGULAR', 'SPOKEN', 'VERBAL', 'FRAMED', 'HEARD
            'nearest_word', 'parse', 'shot_of', 'expand']
 
 # %% ../../nbs/05g_world.language.ipynb #cell-003
+import math
 import random
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from .stage import ACTIONS, ACTORS, ATTRIBUTES, CAMERAS, COLOURS, IN_PLACE, INTERACTIONS, MOST, RELATIONS, SETTINGS, SIZES, SKYLESS
+from .stage import BEATS as BEAT_STARTS
 from .stage import SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, fantasy, plural
 
 # %% ../../nbs/05g_world.language.ipynb #cell-007
@@ -184,8 +186,9 @@ def _leave_out(told, rng):
     return {slot: None if slot in quiet else word for slot, word in told.items()}
 
 # %% ../../nbs/05g_world.language.ipynb #cell-032
-def describe(shot: Shot, style="plain", seed=0, image=False) -> FullDescription:
-    "What `caption` of the same arguments tells: of an image no action, no interaction and no camera."
+def describe(shot: Shot, style="plain", seed=0, image=False, seconds=math.inf) -> FullDescription:
+    """What `caption` of the same arguments tells: of an image no action, no interaction and no camera; of a clip that ends after
+    so many `seconds`, no beat that begins less than half a second before."""
     if style not in CAPTION_STYLES:
         raise ValueError(f"style: got {style!r}, allowed: {', '.join(CAPTION_STYLES)}")
     told, rng = vars(shot.description), random.Random(f"{shot.seed}/{style}/{seed}/{image}/told")
@@ -195,7 +198,9 @@ def describe(shot: Shot, style="plain", seed=0, image=False) -> FullDescription:
         told = _leave_out(told, rng)
     if image:
         told = told | dict.fromkeys(("action", "second", "third", "camera"))
-    return FullDescription(**told)
+    starts = BEAT_STARTS[len(shot.groups[0].actions)] if shot.groups[0].actions else ()
+    late = [slot for slot, start in zip(("action", "second", "third"), starts) if start and start + 0.5 > seconds]
+    return FullDescription(**told | dict.fromkeys(late))
 
 # %% ../../nbs/05g_world.language.ipynb #cell-035
 def _choose(rng, ways):
@@ -314,9 +319,10 @@ def _arrange(rng, core, clauses, terse):
     return _choose(rng, ("{}, {}", "{}. {}", "{}, while {}", "{}, and {}")[:2 if terse else 4]).format(body, *ends) if ends else body
 
 # %% ../../nbs/05g_world.language.ipynb #cell-052
-def caption(shot: Shot, style="plain", seed=0, image=False) -> str:
-    """One caption of a shot, in a style: terse, plain or dense. Seed 0 is the canonical wording; others draw synonyms, tense, frame and order."""
-    told = describe(shot, style, seed, image)
+def caption(shot: Shot, style="plain", seed=0, image=False, seconds=math.inf) -> str:
+    """One caption of a shot, in a style: terse, plain or dense. Seed 0 is the canonical wording; others draw synonyms, tense, frame and order.
+    Of a clip that ends after so many `seconds`, only the beats that it shows."""
+    told = describe(shot, style, seed, image, seconds)
     rng = random.Random(f"{shot.seed}/{style}/{seed}/{image}/words") if seed else None
     clauses = [_clause(rng, slot, getattr(told, slot)) for slot in SCENERY if getattr(told, slot)]
     text = _arrange(rng, _core(rng, told, style == "terse"), clauses, style == "terse")

@@ -175,7 +175,7 @@ def _robot(x, y, pixel):
     return _union(head, antenna, trunk, legs, arms, shoulders), 0.9 * _ink(eyes, pixel) - 0.85 * _ink(panel, pixel)
 
 # %% ../../nbs/05c_world.shapes.ipynb #cell-041
-_FIT = {"box": (0.83, 0.0), "triangle": (0.92, -0.23), "star": (1.03, 0.1), "heart": (0.97, 0.0)}     # scale, and how far down
+_FIT = {"box": (0.77, 0.0), "triangle": (0.92, -0.23), "star": (1.03, 0.1), "heart": (0.97, 0.0)}     # scale, and how far down
 
 
 def _of_mini(kind):
@@ -184,7 +184,7 @@ def _of_mini(kind):
 
     def shape(x, y, pixel):
         x, y = x / scale, (y - down) / scale
-        tone = -_ink(_disc(x, y, 0, MARK[kind], 0.24) * scale, pixel) if kind in MARK else torch.zeros_like(x)
+        tone = -_ink(_disc(x, y, 0, MARK[kind], 0.3) * scale, pixel) if kind in MARK else torch.zeros_like(x)
         return SHAPES[kind](x, y) * scale, tone
     return shape
 
@@ -194,7 +194,7 @@ _ALL = {kind: _of_mini(kind) for kind in SHAPES} | {
     "fish": _fish, "bird": _bird, "car": _car, "boat": _boat, "rocket": _rocket, "balloon": _balloon, "tree": _tree,
     "house": _house, "flower": _flower, "robot": _robot}
 FOOT = {kind: 1.0 for kind in ACTORS} | {
-    "box": 0.83, "triangle": 0.69, "star": 0.91, "heart": 0.97, "fish": 0.58, "bird": 0.6, "car": 0.66, "boat": 0.84,
+    "box": 0.77, "triangle": 0.69, "star": 0.91, "heart": 0.97, "fish": 0.58, "bird": 0.6, "car": 0.66, "boat": 0.84,
     "rocket": 0.94, "balloon": 1.06, "tree": 1.08, "house": 0.9, "flower": 1.1, "robot": 1.06}
 
 # %% ../../nbs/05c_world.shapes.ipynb #cell-044

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'COLOUR_RGB', 'COLOURS', 'ACTORS', 'ACTIONS', 'INTERACTIONS', 'RELATIONS', 'SETTINGS', 'TIMES', 'WEATHERS',
-           'CAMERAS', 'STYLES', 'IN_PLACE', 'SKYLESS', 'MOST', 'SOLID', 'ATTRIBUTES', 'HOMES', 'GROUNDED', 'ROOTED',
-           'NUMBERS', 'Group', 'FullDescription', 'Shot', 'fantasy', 'plural', 'sentence', 'to_json', 'from_json',
-           'is_heldout', 'draw_shot']
+           'CAMERAS', 'STYLES', 'IN_PLACE', 'SKYLESS', 'MOST', 'SOLID', 'BEATS', 'ATTRIBUTES', 'HOMES', 'GROUNDED',
+           'ROOTED', 'NUMBERS', 'Group', 'FullDescription', 'Shot', 'fantasy', 'plural', 'sentence', 'to_json',
+           'from_json', 'is_heldout', 'draw_shot']
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-003
 import json
 import re
 from dataclasses import asdict, dataclass, fields
 from .scene import COLOUR_RGB as MINI_RGB
+from .scene import SETTINGS as MINI_SETTINGS
 from .scene import Description, _check_word, _heldout
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-007
@@ -36,7 +37,8 @@ STYLES = ("flat", "pixel art", "pencil", "neon", "watercolour")
 IN_PLACE = ("spins", "swings", "grows", "shrinks", "pulses", "stays still")     # actions that leave an actor where it is
 SKYLESS = ("underwater", "in space")                                            # settings without time of day or weather
 MOST = {"small": 4, "medium": 2, "big": 1}                                      # how many of a size fit on the stage
-SOLID = ("ball", "box", "car", "boat", "tree", "house", "balloon", "robot")     # what one can hide behind
+SOLID = ("ball", "box", "tree", "house", "balloon")                             # what covers all that hides behind it
+BEATS = {1: (0.0,), 2: (0.0, 2.0), 3: (0.0, 4 / 3, 8 / 3)}                      # when beats begin, in seconds
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-012
 @dataclass(frozen=True)
@@ -179,7 +181,14 @@ def fantasy(shot: Shot) -> str | None:
             return f"a {group.kind} that {next(a for a in group.actions if a not in IN_PLACE)}"
         if group.kind in GROUNDED and set(group.actions) & set(_IN_THE_AIR):
             return f"a {group.kind} that {next(a for a in group.actions if a in _IN_THE_AIR)}"
-    return None
+    return _dragged(*shot.groups) if len(shot.groups) == 2 and shot.relation is None else None
+
+
+def _dragged(a, b):
+    "What an interaction makes of the second, if that could only be dreamt."
+    action = a.actions[0]
+    flies = action == "chases" and b.kind in GROUNDED and a.kind not in GROUNDED
+    return f"a {a.kind} that {action} a {b.kind}" if action in ("chases", "bumps into") and b.kind in ROOTED or flies else None
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-043
 NUMBERS = ("one", "two", "three", "four")
@@ -232,7 +241,8 @@ def from_json(text: str) -> Shot:
 # %% ../../nbs/05b_world.stage.ipynb #cell-052
 def is_heldout(shot: Shot) -> bool:
     "Whether any actor in any beat belongs to a combination that training must never see: the rule of `mini`, for all groups."
-    return any(_heldout(g.colour, g.kind, action, shot.setting) for g in shot.groups for action in shot.groups[0].actions)
+    places = [shot.setting, *({shot.time} & set(MINI_SETTINGS))]           # two of mini's settings are times of day here
+    return any(_heldout(g.colour, g.kind, action, place) for g in shot.groups for action in shot.groups[0].actions for place in places)
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-056
 def _draw_groups(rng):
