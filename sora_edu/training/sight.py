@@ -6,7 +6,7 @@
 __all__ = ['ORACLE', 'WINDOW', 'MOST_ACTORS', 'CHUNK', 'OracleConfig', 'build_cache', 'batch_of', 'worn', 'spoil', 'torn',
            'damaged', 'sight_loss', 'train_oracle']
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-002
+# %% ../../nbs/13b_training.sight.ipynb #cell-003
 import json
 import math
 import os
@@ -26,7 +26,7 @@ from ..world.shapes import _FIT
 from ..world.sight import CELLS, PLACE, SIDE, Sight, SightConfig, grey
 from ..world.stage import ACTORS, COLOURS, draw_shot
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-003
+# %% ../../nbs/13b_training.sight.ipynb #cell-006
 @dataclass(frozen=True)
 class OracleConfig:
     "From a name and a seed to the oracle's eye."
@@ -52,7 +52,11 @@ class OracleConfig:
 ORACLE = OracleConfig()
 WINDOW, MOST_ACTORS, CHUNK = 3, 4, 64
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-004
+# %% ../../nbs/13b_training.sight.ipynb #cell-010
+def _grey_levels(video):
+    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2).contiguous()
+
+# %% ../../nbs/13b_training.sight.ipynb #cell-011
 def _window_of_full(index: int, seed: int):
     "Chunk `index` of full clips: frames [C, 3, 3, 128, 128] uint8 and their truth."
     rng = random.Random(f"oracle/{seed}/full/{index}")
@@ -69,11 +73,7 @@ def _window_of_full(index: int, seed: int):
     place = [[words.index(word) if (word := getattr(shot, name)) else -1 for name, words in PLACE.items()] for shot in shots]
     return dict(frames=_grey_levels(video), actors=actors, names=names, place=torch.tensor(place), camera=t.camera.mT.contiguous())
 
-
-def _grey_levels(video):
-    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).transpose(1, 2).contiguous()
-
-# %% ../../nbs/13b_training.sight.ipynb #cell-005
+# %% ../../nbs/13b_training.sight.ipynb #cell-013
 def _window_of_mini(index: int, seed: int):
     "The same of mini: its clips made larger, its actors in the full world's measures."
     rng = random.Random(f"oracle/{seed}/mini/{index}")
@@ -93,7 +93,7 @@ def _window_of_mini(index: int, seed: int):
     camera[..., 2] = 1
     return dict(frames=_grey_levels(video), actors=actors, names=names, place=torch.tensor(place), camera=camera)
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-006
+# %% ../../nbs/13b_training.sight.ipynb #cell-016
 class _Chunks(Dataset):
     "Chunks of windows by number: those of the full world first, then those of mini."
     def __init__(self, cfg, first):
@@ -106,7 +106,7 @@ class _Chunks(Dataset):
         i += self.first
         return _window_of_full(i, self.cfg.seed) if i < self.full else _window_of_mini(i - self.full, self.cfg.seed)
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-007
+# %% ../../nbs/13b_training.sight.ipynb #cell-017
 def build_cache(cfg: OracleConfig, folder: Path, *, workers=2, progress=True) -> dict:
     "Windows of three frames with their truth, rendered once, on disk; a second call goes on where a kill stopped the first."
     from tqdm.auto import tqdm
@@ -129,7 +129,7 @@ def build_cache(cfg: OracleConfig, folder: Path, *, workers=2, progress=True) ->
             os.replace(done.with_suffix(".tmp"), done)
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-008
+# %% ../../nbs/13b_training.sight.ipynb #cell-022
 def batch_of(cache, cfg: OracleConfig, step: int) -> dict:
     "The clips of a step, by the seed alone: every clip once in each pass."
     n, b = len(cache["frames"]), cfg.batch_size
@@ -140,7 +140,7 @@ def batch_of(cache, cfg: OracleConfig, step: int) -> dict:
     frames = batch.pop("frames").float().div_(127.5).sub_(1)                        # [B, 3 frames, 3, 128, 128]
     return {name: v.float() if name in ("actors", "camera") else v.long() for name, v in batch.items()} | {"frames": frames}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-009
+# %% ../../nbs/13b_training.sight.ipynb #cell-028
 def _blocks_of_eight():
     "The discrete cosine transform of 8 numbers."
     k, n = torch.arange(8)[:, None], torch.arange(8)
@@ -148,7 +148,7 @@ def _blocks_of_eight():
     m[0] /= math.sqrt(2)
     return m
 
-
+# %% ../../nbs/13b_training.sight.ipynb #cell-030
 def _coarse(frames, rng):
     "Frames [T, 3, H, W] through blocks of 8 x 8 pixels: small waves are rounded away, as in a JPEG, or left out, as in a linear code."
     m, (t, c, h, w) = _blocks_of_eight(), frames.shape
@@ -161,7 +161,7 @@ def _coarse(frames, rng):
         waves = waves * (i + j < rng.choice((2.5, 3.5, 4.5, 5.5)))
     return torch.einsum("ij,tcaibl,lk->tcajbk", m, waves, m).reshape(t, c, h, w)
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-010
+# %% ../../nbs/13b_training.sight.ipynb #cell-031
 def worn(frames: Tensor, rng) -> Tensor:
     "Frames [T, 3, H, W] as a codec, an autoencoder or a cheap lens might hand them on."
     way, (h, w) = rng.randrange(4), frames.shape[-2:]
@@ -182,7 +182,7 @@ def worn(frames: Tensor, rng) -> Tensor:
         frames = frames + torch.randn(frames.shape, generator=g) * rng.uniform(0.005, 0.05)
     return frames.clamp(-1, 1)
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-011
+# %% ../../nbs/13b_training.sight.ipynb #cell-035
 def spoil(frames: Tensor, track: Tensor, other: Tensor, rng) -> Tensor:
     "Frames [T, 3, H, W] whose actor at `track` [T, 4+] is halved, melted, crossed with `other`, in two places at once, or in pieces."
     t, _, h, w = frames.shape
@@ -212,7 +212,7 @@ def spoil(frames: Tensor, track: Tensor, other: Tensor, rng) -> Tensor:
         changed = torch.where(swap[:, None, :, None], moved, cells).reshape(frames.shape)
     return frames + (changed - frames) * near[:, None]
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-012
+# %% ../../nbs/13b_training.sight.ipynb #cell-039
 def torn(frames: Tensor, other: Tensor, rng) -> tuple:
     "Frames [T, 3, H, W] with some blocks of `other`, still or in other places each time; which cells [T, 32, 32] are not what they were."
     t, _, h, w = frames.shape
@@ -224,7 +224,7 @@ def torn(frames: Tensor, other: Tensor, rng) -> tuple:
     new = torch.where(mask[:, None], other.roll((rng.randrange(h), rng.randrange(w)), (-2, -1)), frames)
     return new, F.avg_pool2d((new - frames).abs().mean(1, keepdim=True), 4)[:, 0] > 0.12
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-013
+# %% ../../nbs/13b_training.sight.ipynb #cell-042
 def damaged(batch: dict, cfg: OracleConfig, step: int) -> dict:
     "Some clips with one actor spoilt (`whole` says which), some worn all over."
     rng, frames = random.Random(f"{cfg.seed}/{step}"), batch["frames"].clone()
@@ -240,7 +240,7 @@ def damaged(batch: dict, cfg: OracleConfig, step: int) -> dict:
             frames[b] = worn(frames[b], rng)
     return batch | {"frames": frames, "whole": whole, "torn": holes}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-014
+# %% ../../nbs/13b_training.sight.ipynb #cell-045
 def _spots(actors, names, whole):
     "Targets of N frames: actors [N, K, 5], names [N, K, 2], whole [N, K] -> heat [N, H, W], weight of the heat, and each cell's own actor with its weight."
     there = (names[..., 0] >= 0)[..., None, None]
@@ -258,7 +258,7 @@ def _spots(actors, names, whole):
     weight = (d < 2.1).float() * torch.exp(-d / 2)
     return (heat * (1 - hidden)).amax(1), (~blind).float(), owner, weight
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-015
+# %% ../../nbs/13b_training.sight.ipynb #cell-053
 def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     "How far the eye is from the truth: the loss, and its parts."
     frames = batch["frames"].to(device)
@@ -281,6 +281,7 @@ def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     focal = torch.where(heat == 1, -(1 - p) ** 2 * p.log(), -(1 - heat) ** 4 * p ** 2 * (1 - p).log())
     off = (said["offset"][:, 0] - (mine[..., 0] - cell) * CELLS).abs() + (said["offset"][:, 1] - (mine[..., 1] - cell[:, None]) * CELLS).abs()
     turn = (said["turn"][:, 0] - torch.cos(mine[..., 3])) ** 2 + (said["turn"][:, 1] - torch.sin(mine[..., 3])) ** 2
+    turn = turn * (2 + 6 * torch.sin(mine[..., 3] / 2) ** 2)                                           # most actors are upright: the others teach
     parts = dict(there=(focal * cares).sum() / (heat == 1).sum().clamp(min=1), offset=0.5 * (off * good).sum() / total,
                  radius=6 * ((said["radius"][:, 0] - (mine[..., 2] * 8).log()).abs() * good).sum() / total, turn=(turn * good).sum() / total,
                  seen=3 * ((said["seen"][:, 0].sigmoid() - mine[..., 4]).abs() * good).sum() / total,
@@ -298,7 +299,7 @@ def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     parts["drift"] = 100 * F.smooth_l1_loss(moved, torch.cat([way, -way]), beta=0.002)
     return sum(parts.values()), {name: float(v.detach()) for name, v in parts.items()}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-016
+# %% ../../nbs/13b_training.sight.ipynb #cell-059
 def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False, device="cpu", progress=True, save_every=250) -> Sight:
     "Frames, then steps; a log, a checkpoint, and at the end the averaged weights in `out`."
     from tqdm.auto import tqdm

@@ -17,7 +17,7 @@ from torch import Tensor
 from .sight import PLACE, SIDE, Sight, SightConfig, grey, load_sight
 from .stage import ACTIONS, ACTORS, ATTRIBUTES, COLOURS, IN_PLACE, SKYLESS, FullDescription
 from .oracle import Reading
-from .tracking import Camera, Track, assign, camera_of, in_world, spots
+from .tracking import Camera, Track, assign, camera_of, in_world, join, spots
 from .verbs import Path, beats, explain, interactions
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-003
@@ -43,7 +43,7 @@ def see(net: Sight, clip: Tensor, fps: float) -> View:
     light = F.interpolate(light[None], (SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)[0] if light.shape[-2:] != (SIDE // 2,) * 2 else light
     steps = net.drift(torch.stack([light[:-1], light[1:]], 1)) if len(t) > 1 else torch.zeros(0, 3)
     camera = camera_of(steps, t)
-    tracks = assign([spots(said, f) for f in range(len(t))])
+    tracks = join(assign([spots(said, f) for f in range(len(t))]))
     long = [track for track in tracks if sum(s.sure for s in track.values()) > max(0.7, 0.2 * len(t))]
     place = {name: said[name].log_softmax(1) for name in PLACE}
     return View(t, place, camera, sorted(long, key=min), [track for track in tracks if track not in long], torn_cells(said), fps)
@@ -96,7 +96,8 @@ SIZE_AT = (0.1275, 0.161)           # radius at the beginning, between small, me
 def size_of(track: Track, camera: Camera, fps: float, action=None) -> str:
     "Small, medium or big, as it is at the beginning."
     world = in_world(track, camera)
-    frames = sorted(world)[:max(1, round(fps))] if action in ("grows", "shrinks", "pulses") else sorted(world)
+    early = action in ("grows", "shrinks", "pulses") or camera.word.startswith("zooms")
+    frames = sorted(world)[:max(1, round(fps))] if early else sorted(world)
     value = _begin(world, frames, fps, action)
     return ("small", "medium", "big")[sum(value > limit for limit in SIZE_AT)]
 
