@@ -343,3 +343,26 @@ def test_every_frame_is_used():
     openings = {frame.split("{")[0].strip() for full, _ in FRAMES.values() for frame in full}
     for opening in openings - {""}:
         assert any(opening in text for text in told), opening
+
+
+@pytest.mark.parametrize("text, meant", [
+    ("a box is red and a ball spins", dict(actor="ball", action="spins", other_actor="box", other_colour="red")),
+    ("the house is big, a ball spins", dict(actor="ball", action="spins", other_actor="house", other_size="big")),
+    ("the box is red and the ball is blue", dict(actor="box", colour="red", other_actor="ball", other_colour="blue")),
+    ("a ball that is red and small rises", dict(actor="ball", colour="red", size="small", action="rises"))])
+def test_a_look_that_is_stated_belongs_to_whom_it_was_stated_of(text, meant):
+    assert {slot: word for slot, word in vars(parse(text)).items() if word is not None and slot != "count"} == meant
+
+
+@pytest.mark.parametrize("text, got", [("a ball moves to the left of a box", "'moves to the left of' (word 3)"), ("-3 balls", "-3 actors")])
+def test_what_only_sounds_familiar_is_refused(text, got):
+    with pytest.raises(ValueError) as error:
+        parse(text)
+    assert got in str(error.value) and "allowed" in str(error.value)
+
+
+def test_beats_that_a_clip_does_not_reach_are_not_told():
+    shot = next(shot for shot in SHOTS if len(shot.groups[0].actions) == 3)
+    told = [describe(shot, "dense", seconds=s) for s in (1.0, 2.0, 4.0)]
+    assert [(d.second is not None, d.third is not None) for d in told] == [(False, False), (True, False), (True, True)]
+    assert parse(caption(shot, "dense", 3, seconds=1.0)) == told[0]

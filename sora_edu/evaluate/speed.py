@@ -57,7 +57,7 @@ def took(function, n: int = 5) -> float:
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-017
 MEASURES = {}          # set of figures -> name -> (unit, function, slow); a function returns {"value", and perhaps "interval" and "n"}
-HOMES = {"first-light": __name__, "world": "sora_edu.evaluate.worlds"}      # the module that registers a set's measurements
+HOMES = {"first-light": (__name__,), "world": ("sora_edu.evaluate.worlds", "sora_edu.evaluate.trial")}     # the modules that register a set's measurements
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-018
 def measure(name: str, unit: str, *, slow: bool = False, of: str = "first-light"):
@@ -88,7 +88,8 @@ def bench(name: str = "first-light", *, only=None, progress: bool = True) -> lis
     A figure that fails is left out, the rest go on, and a ValueError at the end names it."""
     if name not in HOMES:
         raise ValueError(f"name: got {name!r}, allowed: {', '.join(HOMES)}")
-    importlib.import_module(HOMES[name])
+    for home in HOMES[name]:
+        importlib.import_module(home)
     measures = MEASURES[name]
     unknown = set(only or ()) - set(measures)
     if unknown:

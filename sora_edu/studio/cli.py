@@ -275,11 +275,13 @@ def train(
     "Train weights: render the data, encode it, learn."
     import torch
     from sora_edu.pipeline.generate import resolve_weights
-    from sora_edu.training.configs import get_config
+    from sora_edu.training.configs import CONFIGS, get_config
+    if config not in (*CONFIGS, "oracle"):
+        raise ValueError(f"CONFIG: got {config!r}, allowed: {', '.join(CONFIGS)}, oracle")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if config == "oracle":
         given = _given(**{"--leg": leg, "--from": from_weights, "--all-legs": all_legs})
         return _train_oracle(given, out, resume, device, as_json)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     out = Path(out or f"runs/{get_config(config).name}")
     if from_weights and not Path(from_weights).exists():
         from_weights = resolve_weights(from_weights)                # a packaged name
@@ -326,7 +328,7 @@ def _train_oracle(given, out, resume, device, as_json):
     if given:
         raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano and mini, the oracle has one leg from nothing")
     out = Path(out or "runs/oracle")
-    train_oracle(out=out, resume=resume, device=device or "cpu")
+    train_oracle(out=out, resume=resume, device=device)
     _tell(as_json, {"config": "oracle", "weights": str(out / "oracle.safetensors")})
 
 

@@ -182,7 +182,7 @@ def worn(frames: Tensor, rng) -> Tensor:
         frames = frames + torch.randn(frames.shape, generator=g) * rng.uniform(0.005, 0.05)
     return frames.clamp(-1, 1)
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-035
+# %% ../../nbs/13b_training.sight.ipynb #cell-036
 def spoil(frames: Tensor, track: Tensor, other: Tensor, rng) -> Tensor:
     "Frames [T, 3, H, W] whose actor at `track` [T, 4+] is halved, melted, crossed with `other`, in two places at once, or in pieces."
     t, _, h, w = frames.shape
@@ -212,7 +212,7 @@ def spoil(frames: Tensor, track: Tensor, other: Tensor, rng) -> Tensor:
         changed = torch.where(swap[:, None, :, None], moved, cells).reshape(frames.shape)
     return frames + (changed - frames) * near[:, None]
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-039
+# %% ../../nbs/13b_training.sight.ipynb #cell-040
 def torn(frames: Tensor, other: Tensor, rng) -> tuple:
     "Frames [T, 3, H, W] with some blocks of `other`, still or in other places each time; which cells [T, 32, 32] are not what they were."
     t, _, h, w = frames.shape
@@ -224,7 +224,7 @@ def torn(frames: Tensor, other: Tensor, rng) -> tuple:
     new = torch.where(mask[:, None], other.roll((rng.randrange(h), rng.randrange(w)), (-2, -1)), frames)
     return new, F.avg_pool2d((new - frames).abs().mean(1, keepdim=True), 4)[:, 0] > 0.12
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-042
+# %% ../../nbs/13b_training.sight.ipynb #cell-043
 def damaged(batch: dict, cfg: OracleConfig, step: int) -> dict:
     "Some clips with one actor spoilt (`whole` says which), some worn all over."
     rng, frames = random.Random(f"{cfg.seed}/{step}"), batch["frames"].clone()
@@ -240,7 +240,7 @@ def damaged(batch: dict, cfg: OracleConfig, step: int) -> dict:
             frames[b] = worn(frames[b], rng)
     return batch | {"frames": frames, "whole": whole, "torn": holes}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-045
+# %% ../../nbs/13b_training.sight.ipynb #cell-046
 def _spots(actors, names, whole):
     "Targets of N frames: actors [N, K, 5], names [N, K, 2], whole [N, K] -> heat [N, H, W], weight of the heat, and each cell's own actor with its weight."
     there = (names[..., 0] >= 0)[..., None, None]
@@ -258,7 +258,7 @@ def _spots(actors, names, whole):
     weight = (d < 2.1).float() * torch.exp(-d / 2)
     return (heat * (1 - hidden)).amax(1), (~blind).float(), owner, weight
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-053
+# %% ../../nbs/13b_training.sight.ipynb #cell-054
 def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     "How far the eye is from the truth: the loss, and its parts."
     frames = batch["frames"].to(device)
@@ -299,7 +299,7 @@ def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     parts["drift"] = 100 * F.smooth_l1_loss(moved, torch.cat([way, -way]), beta=0.002)
     return sum(parts.values()), {name: float(v.detach()) for name, v in parts.items()}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-059
+# %% ../../nbs/13b_training.sight.ipynb #cell-060
 def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False, device="cpu", progress=True, save_every=250) -> Sight:
     "Frames, then steps; a log, a checkpoint, and at the end the averaged weights in `out`."
     from tqdm.auto import tqdm

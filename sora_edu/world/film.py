@@ -385,7 +385,7 @@ def _film(shots, num_frames, height, width, fps, start, device, actors=True):
 # %% ../../nbs/05f_world.film.ipynb #cell-068
 def _checked(shots, num_frames, height, width, fps, start):
     "The shots as a list (one shot is a list of one), when all makes sense."
-    shots = [shots] if isinstance(shots, Shot) else list(shots)
+    shots = list(shots) if isinstance(shots, (list, tuple)) else [shots]
     _check_time(shots, num_frames, fps, start)
     _check_size(num_frames, height, width, fps)
     return shots

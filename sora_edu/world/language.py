@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from .stage import ACTIONS, ACTORS, ATTRIBUTES, CAMERAS, COLOURS, IN_PLACE, INTERACTIONS, MOST, RELATIONS, SETTINGS, SIZES, SKYLESS
 from .stage import BEATS as BEAT_STARTS
-from .stage import SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, fantasy, plural
+from .stage import SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, _check_shot, fantasy, plural
 
 # %% ../../nbs/05g_world.language.ipynb #cell-007
 PHRASES = {    # slot -> word -> "ways to say it | ways that are only heard"; the first is the canonical one
@@ -189,6 +189,7 @@ def _leave_out(told, rng):
 def describe(shot: Shot, style="plain", seed=0, image=False, seconds=math.inf) -> FullDescription:
     """What `caption` of the same arguments tells: of an image no action, no interaction and no camera; of a clip that ends after
     so many `seconds`, no beat that begins less than half a second before."""
+    _check_shot(shot)
     if style not in CAPTION_STYLES:
         raise ValueError(f"style: got {style!r}, allowed: {', '.join(CAPTION_STYLES)}")
     told, rng = vars(shot.description), random.Random(f"{shot.seed}/{style}/{seed}/{image}/told")
@@ -350,7 +351,7 @@ def _tokens(text):
             continue
         number += 1
         raw = raw.strip("'")
-        found += [(part, number) for part in SPELLINGS.get(raw, raw).replace("-", " ").replace("–", " ").split()]
+        found += [(part, number) for part in re.sub("-(?![0-9])|(?<=.)-|–", " ", SPELLINGS.get(raw, raw)).split()]
     return found
 
 # %% ../../nbs/05g_world.language.ipynb #cell-063
@@ -379,9 +380,11 @@ def _match(tokens, i):
     for n in range(min(LONGEST, len(tokens) - i), 0, -1):
         phrase = " ".join(word for word, _ in tokens[i:i + n])
         if phrase in HEARD:
+            if HEARD[phrase][0] == "action" and tokens[i + n - 1][0] in ("left", "right") and tokens[i + n:i + n + 1] and tokens[i + n][0] == "of":
+                raise ValueError(f"text: got {phrase + ' of'!r} (word {tokens[i][1]}), allowed: {phrase!r}, or what somebody does left or right of another")
             return n, *HEARD[phrase]
     word, number = tokens[i]
-    if re.fullmatch("[0-9]+", word):
+    if re.fullmatch("-?[0-9]+", word):
         return 1, "count", int(word)
     if word in ("left", "right", "up", "down", "upwards", "downwards"):
         return 1, "side", word
@@ -405,6 +408,8 @@ class _Hearing:
     turned: bool = False                            # is chased by
     before: tuple = ("", "")                        # slot and word just heard
     verb: str = ""                                  # the last verb that can take another side: moves ... and right
+    stated: bool = False                            # whether a look is being told by a verb: the box is red
+    apart: bool = False                             # whether somebody was told of in a sentence that is over
 
 # %% ../../nbs/05g_world.language.ipynb #cell-070
 def _put(words, slot, word, of=""):
@@ -466,6 +471,8 @@ def _beat(heard, word):
     _settle(heard)
     if not heard.groups:
         _add(heard)
+    if heard.apart and not heard.beats and "relation" not in heard.said:        # the box is red and the ball spins
+        heard.actor = heard.last
     if heard.beats and not heard.then and heard.beats[-1] != word:
         raise ValueError(f"text: got both {heard.beats[-1]!r} and {word!r} at once, allowed: one action at a time; 'then' leads to the next")
     if not heard.beats or heard.then:
@@ -512,8 +519,10 @@ def _scenery(heard, slot, word):
 # %% ../../nbs/05g_world.language.ipynb #cell-083
 def _filler(heard, word):
     "Small words: some of them close a phrase, or tell of whom is spoken."
-    if word in (",", "it", "its", "they", "their", "them"):
+    over = heard.stated and heard.loose and word in (",", "and", "while", "as") and not heard.asks
+    if over or word in (",", "it", "its", "they", "their", "them"):
         _settle(heard)
+    heard.apart, heard.stated = heard.apart or bool(over), word in ("is", "are", "was", "were", "be")
     if word in ("it", "its", "they", "their", "them"):
         heard.last = heard.actor
     heard.definite = word == "the" or heard.definite and word != ","
@@ -636,6 +645,8 @@ def shot_of(description: FullDescription, seed=0) -> Shot:
     A ValueError with the stage's reason if there is none."""
     if not isinstance(description, FullDescription):
         raise ValueError(f"description: got {description!r}, allowed: a FullDescription, as `parse` makes it")
+    if description.count not in (None, 1, 2, 3, 4):
+        raise ValueError(f"count: got {description.count!r}, allowed: 1 to 4, or None")
     rng, dreamt, reasons = random.Random(f"shot/{seed}/{description}"), [], Counter()
     for _ in range(400):
         try:

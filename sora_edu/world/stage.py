@@ -116,6 +116,11 @@ class Shot:
                                self.time, self.weather, self.camera, self.style)
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-024
+def _check_shot(shot):
+    if not isinstance(shot, Shot):
+        raise ValueError(f"shot: got {shot!r:.60}, allowed: a Shot")
+
+
 def _check_sky(shot):
     "Time and weather belong to a sky."
     if shot.setting in SKYLESS:
@@ -215,6 +220,7 @@ def sentence(shot: Shot) -> str:
 # %% ../../nbs/05b_world.stage.ipynb #cell-048
 def to_json(shot: Shot) -> str:
     "A shot as JSON text."
+    _check_shot(shot)
     return json.dumps(asdict(shot))
 
 
@@ -241,6 +247,7 @@ def from_json(text: str) -> Shot:
 # %% ../../nbs/05b_world.stage.ipynb #cell-052
 def is_heldout(shot: Shot) -> bool:
     "Whether any actor in any beat belongs to a combination that training must never see: the rule of `mini`, for all groups."
+    _check_shot(shot)
     places = [shot.setting, *({shot.time} & set(MINI_SETTINGS))]           # two of mini's settings are times of day here
     return any(_heldout(g.colour, g.kind, action, place) for g in shot.groups for action in shot.groups[0].actions for place in places)
 

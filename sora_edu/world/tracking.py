@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SURE', 'REACH', 'LEAST', 'Spot', 'spots', 'Track', 'assign', 'join', 'Camera', 'camera_of', 'in_world']
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-002
+# %% ../../nbs/05j_world.tracking.ipynb #cell-003
 import math
 from dataclasses import dataclass
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from .sight import CELLS
 from .stage import ACTORS, CAMERAS, COLOURS
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-003
+# %% ../../nbs/05j_world.tracking.ipynb #cell-010
 @dataclass
 class Spot:
     "Something seen in one frame. Lengths in stage sides, `angle` in radians; `kind` and `colour` are log probabilities."
@@ -30,7 +30,7 @@ class Spot:
     kind: Tensor
     colour: Tensor
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-004
+# %% ../../nbs/05j_world.tracking.ipynb #cell-014
 SURE = 0.3                  # from here on something is there
 
 
@@ -48,7 +48,7 @@ def spots(said: dict, frame: int) -> list:
                           float(at["seen"].sigmoid()), float(at["whole"].sigmoid()), at["kind"].log_softmax(0), at["colour"].log_softmax(0)))
     return _one_each(sorted(found, key=lambda s: -s.sure))
 
-
+# %% ../../nbs/05j_world.tracking.ipynb #cell-016
 def _one_each(found):
     "Of peaks that are nearer than anything can stand, and look alike, the surest."
     kept = []
@@ -58,7 +58,7 @@ def _one_each(found):
             kept.append(s)
     return kept
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-005
+# %% ../../nbs/05j_world.tracking.ipynb #cell-024
 class Track(dict):
     "One actor's spots by frame number, and what they say together."
 
@@ -83,7 +83,7 @@ class Track(dict):
             x, y = x + 0.8 * (frame - last) * (x - before.x), y + 0.8 * (frame - last) * (y - before.y)
         return x, y
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-006
+# %% ../../nbs/05j_world.tracking.ipynb #cell-037
 REACH = 0.22                # farther than this, in stage sides a frame, nothing goes
 
 
@@ -112,7 +112,7 @@ def assign(frames: list) -> list:
         tracks += [Track({f: s}) for j, s in enumerate(found) if j not in taken]
     return tracks
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-007
+# %% ../../nbs/05j_world.tracking.ipynb #cell-045
 def _alike(a: Track, b: Track) -> float:
     "How far apart two tracks look: 0 for the same kind and colour, 2 for two others."
     mean = lambda track, name: (track.total(name) / max(1e-6, sum(s.sure * s.seen for s in track.values()))).softmax(0)
@@ -130,7 +130,7 @@ def join(tracks: list) -> list:
         _, i, j = min(pairs)
         joined[i] = Track({**joined[i], **joined.pop(j)})
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-008
+# %% ../../nbs/05j_world.tracking.ipynb #cell-053
 def _ramp(t):
     return 1 - torch.exp(-t / 1.5)
 
@@ -150,7 +150,7 @@ class Camera:
     strength: dict
     left: float             # what is left unexplained of its steps, in stage sides
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-009
+# %% ../../nbs/05j_world.tracking.ipynb #cell-057
 LEAST = {"pan": 0.05, "zoom": 0.055, "shake": 0.0045}       # of a camera that is not still
 
 
@@ -177,7 +177,7 @@ def camera_of(steps: Tensor, t: Tensor) -> Camera:
     way[:, 2] = way[:, 2].exp()
     return Camera(word, way, strength, left)
 
-# %% ../../nbs/05j_world.tracking.ipynb #cell-010
+# %% ../../nbs/05j_world.tracking.ipynb #cell-065
 def in_world(track: Track, camera: Camera) -> dict:
     "A track without the camera's motion: frame -> (x, y, radius, angle)."
     out = {}

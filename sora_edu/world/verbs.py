@@ -15,7 +15,7 @@ from torch import Tensor
 from .stage import ACTIONS, IN_PLACE
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-007
-NOISE = {"x": 0.006, "y": 0.006, "radius": 0.03, "angle": 0.15, "turn": 0.08}       # what a good track still wobbles by
+NOISE = {"x": 0.006, "y": 0.006, "radius": 0.02, "angle": 0.15, "turn": 0.08}       # what a good track still wobbles by
 CHANNELS = tuple(NOISE)
 ONE = {channel: i for i, channel in enumerate(CHANNELS)}
 
@@ -42,17 +42,17 @@ class Way:
 def _periods(base, length, halves=False):
     "Cycles a beat may have: near the base, or so many that they fit."
     if length == math.inf:
-        return [base * (0.88 + 0.02 * k) for k in range(13)]
+        return [base * (0.76 + 0.015 * k) for k in range(47)]
     part = 2 if halves else 1
     return sorted({part * length / k for k in range(1, 5) if 0.6 < part * length / k / base < 1.5})
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-026
 def _travels(channel, sign):
-    return lambda c, length, path: [Way({"v": {channel: sign * c}}, {"v": (0.035, 0.26)})]
+    return lambda c, length, path: [Way({"v": {channel: sign * c}}, {"v": (0.035, 0.42)})]
 
 
 def _rolls(sign):
-    return lambda c, length, path: [Way({"v": {"x": sign * c, "angle": sign * c / path.size}}, {"v": (0.035, 0.26)})]
+    return lambda c, length, path: [Way({"v": {"x": sign * c, "angle": sign * c / path.size}}, {"v": (0.035, 0.42)})]
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-027
 def _triangle(c, period):
@@ -65,7 +65,7 @@ def _zigzags(c, length, path):
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-028
 def _bounces(c, length, path):
-    return [Way({"h": {"y": -torch.sin(math.pi * c / p).abs()}}, {"h": (0.1, 0.42)}) for p in _periods(1.0, length)]
+    return [Way({"h": {"y": -torch.sin(math.pi * c / p).abs()}}, {"h": (0.1, 0.52)}) for p in _periods(1.0, length)]
 
 
 def _spins(c, length, path):
@@ -107,18 +107,25 @@ def _pulses(c, length, path):
 VERBS = {
     "moves right": _travels("x", 1), "moves left": _travels("x", -1), "rises": _travels("y", -1), "falls": _travels("y", 1),
     "bounces": _bounces, "circles around": _circles, "spins": _spins, "swings": _swings, "zigzags": _zigzags,
-    "rolls right": _rolls(1), "rolls left": _rolls(-1), "grows": _swells(0.1, 0.8), "shrinks": _swells(-0.7, -0.2), "pulses": _pulses,
+    "rolls right": _rolls(1), "rolls left": _rolls(-1), "grows": _swells(0.1, 1.4), "shrinks": _swells(-0.95, -0.2), "pulses": _pulses,
     "stays still": lambda c, length, path: [Way({}, {})],
 }
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-037
+ROBUST = 4.0                # beyond so many units of noise, a frame counts no more than linearly
+
+
 def _solve(design: Tensor, aim: Tensor, weight: Tensor):
-    "Weighted least squares of many ways at once: design [W, R, K], aim [W, R], weight [R] -> numbers [W, K], what is left [W, R] times the root of its weight."
+    """Weighted least squares of many ways at once: design [W, R, K], aim [W, R], weight [R] -> numbers [W, K], what is left [W, R]
+    in units of noise. Twice: the second time what was left over too far pulls less."""
     root = weight.sqrt()
     a, b = design * root[:, None], (aim * root)[..., None]
-    ata = a.mT @ a + 1e-9 * torch.eye(a.shape[-1], dtype=a.dtype)
-    k = torch.linalg.solve(ata, a.mT @ b)
-    return k[..., 0], (b - a @ k)[..., 0]
+    pull = torch.ones_like(b)
+    for _ in range(2):
+        k = torch.linalg.solve((a * pull).mT @ a + 1e-9 * torch.eye(a.shape[-1], dtype=a.dtype), (a * pull).mT @ b)
+        left = b - a @ k
+        pull = ROBUST / left.abs().clamp(min=ROBUST)
+    return k[..., 0], left[..., 0]
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-043
 def _allowed(numbers: dict, within: dict) -> bool:
@@ -155,9 +162,6 @@ def _fit(ways: list, path: Path):
     return None
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-049
-ROBUST = 4.0                # beyond so many units of noise, a frame counts no more than linearly
-
-
 def _cost(left: Tensor) -> float:
     "Squares of what is left, but of an outlier not more than its share (Huber)."
     away = left.abs()
@@ -176,7 +180,8 @@ def explain(path: Path, start=0.0, end=math.inf, verbs=ACTIONS) -> dict:
     part = _part(path, start, end)
     found = {}
     for verb in verbs:
-        fit = _fit(VERBS[verb](part.t - start, end - start, part), part) if len(part.t) > 1 else None
+        ways = VERBS[verb](part.t - start, end - start, part) if len(part.t) > 1 else []
+        fit = _fit(ways, part) if ways else None
         if fit is not None:
             found[verb] = (_cost(fit[0]), fit[0])
     return found
@@ -215,15 +220,15 @@ def _step(u):
 
 def _hides(t):
     "(moving, still) shapes of the first along its line."
-    for slide in (0.6, 0.65, 0.7, 0.75):
-        for wait in (0.5, 0.55, 0.6, 0.65):
+    for slide in (0.6, 0.63, 0.66, 0.69, 0.72, 0.75):
+        for wait in (0.5, 0.53, 0.56, 0.59, 0.62, 0.65):
             half = 0.25 + 2 * slide + wait
             u, way = t % half, 1 - 2 * ((t // half) % 2)
             yield way * (_step((u - 0.25) / slide) + _step((u - 0.25 - slide - wait) / slide) - 1)
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-080
 def _bumps(t):
-    for hit in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0):
+    for hit in (0.7 + 0.025 * k for k in range(13)):
         for period in (1.9, 2.0, 2.1, 2.2, 2.3):
             u = (((t - hit) % period - 0.13) / (period - 0.13)).clamp(0, 1)
             w = (u / 0.85).clamp(0, 1)
@@ -231,8 +236,8 @@ def _bumps(t):
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-081
 def _jumps(t):
-    for rest in (0.2, 0.25, 0.3, 0.35):
-        for leap in (0.8, 0.85, 0.9, 0.95, 1.0):
+    for rest in (0.2 + 0.025 * k for k in range(7)):
+        for leap in (0.8 + 0.025 * k for k in range(9)):
             half = rest + leap
             u, way = ((t % half - rest) / leap).clamp(0, 1), 1 - 2 * ((t // half) % 2)
             for foot in (-0.6, -0.3, 0.0, 0.3, 0.6):

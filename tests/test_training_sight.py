@@ -1,0 +1,106 @@
+"Teaching the oracle to see: the cache, what is spoilt and where, the losses, a run that is killed and goes on."
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sora_edu.training import sight as S
+from sora_edu.training.sight import OracleConfig, batch_of, build_cache, damaged, sight_loss, spoil, torn, train_oracle, worn
+from sora_edu.world.sight import Sight, SightConfig, load_sight
+
+TINY = OracleConfig(sight=SightConfig(widths=(4, 6, 8, 10), drift_width=8), clips=64, mini_clips=64, steps=6, batch_size=4, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return build_cache(TINY, tmp_path_factory.mktemp("frames"), workers=0, progress=False)
+
+
+def test_the_cache_holds_frames_and_their_truth(cache):
+    assert cache["frames"].shape == (128, 3, 3, 128, 128) and cache["frames"].dtype == np.uint8
+    there = cache["names"][..., 0] >= 0
+    assert there.any(1).all() and there[64:].sum() == 64                                   # mini: one actor a clip
+    x, y, radius, angle, seen = np.moveaxis(cache["actors"][there], -1, 0)
+    assert (0 < x).all() and (x < 1).all() and (0.05 < radius).all() and (radius < 0.4).all() and (0 <= seen).all() and (seen <= 1).all()
+    assert np.allclose(cache["camera"][64:], [0, 0, 1])
+
+
+def test_the_actor_is_where_the_truth_says(cache):
+    "The middle of a mini actor differs from the corners of its frame."
+    for k in range(64, 80):
+        x, y, r = cache["actors"][k, 0, 1, :3] * 128
+        frame = cache["frames"][k, 1].astype(int)
+        inside = frame[:, int(y + 0.4 * r), int(np.clip(x + 0.45 * r, 0, 127))]
+        beside = frame[:, int(y), int(np.clip(x + 1.6 * r if x + 1.6 * r < 127 else x - 1.6 * r, 0, 127))]
+        assert abs(inside - beside).max() > 30
+
+
+def test_a_cache_that_was_cut_off_goes_on(tmp_path, cache):
+    build_cache(TINY.__class__(**{**vars(TINY), "mini_clips": 0}), tmp_path / "a", workers=0, progress=False)
+    whole = build_cache(TINY.__class__(**{**vars(TINY), "mini_clips": 0}), tmp_path / "a", workers=0, progress=False)
+    assert all(np.array_equal(whole[name], cache[name][:64]) for name in whole)
+
+
+def test_batches_come_by_seed_and_cover_every_clip_once(cache):
+    seen = [batch_of(cache, TINY, step) for step in range(32)]
+    first = torch.cat([b["frames"][:, 0, :, 64].mean((1, 2)) for b in seen])
+    every = torch.from_numpy(cache["frames"][:, 0, :, 64].astype(np.float32)).div(127.5).sub(1).mean((1, 2))
+    assert torch.allclose(first.sort().values, every.sort().values, atol=1e-5)
+    again = batch_of(cache, TINY, 3)
+    assert all(torch.equal(again[k], seen[3][k]) for k in again) and not torch.equal(seen[3]["frames"], seen[4]["frames"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_spoiling_changes_the_actor_and_nothing_far_from_it(cache, seed):
+    batch = batch_of(cache, TINY, seed)
+    frames, track = batch["frames"][0], batch["actors"][0, 0]
+    new = spoil(frames, track, batch["frames"][1], random.Random(seed))
+    x, y, r = (track[:, k, None, None] * 128 for k in range(3))
+    far = torch.hypot(torch.arange(128) + 0.5 - x, torch.arange(128)[:, None] + 0.5 - y) > 1.3 * r
+    changed = (new - frames).abs().amax(1)
+    assert changed[far].max() == 0 and changed.max() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_torn_cells_are_those_that_changed(cache, seed):
+    batch = batch_of(cache, TINY, seed)
+    new, mask = torn(batch["frames"][0], batch["frames"][1], random.Random(seed))
+    changed = torch.nn.functional.avg_pool2d((new - batch["frames"][0]).abs().mean(1, keepdim=True), 4)[:, 0]
+    assert mask.shape == (3, 32, 32) and changed[mask].min() > 0.1 and (changed[~mask] <= 0.121).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_wear_keeps_the_picture(cache, seed):
+    frames = batch_of(cache, TINY, seed)["frames"][0]
+    new = worn(frames, random.Random(seed))
+    assert new.shape == frames.shape and new.abs().max() <= 1 and 0 < (new - frames).abs().mean() < 0.25
+
+
+def test_a_spoilt_actor_teaches_only_that_it_is_not_whole(cache):
+    net = Sight(TINY.sight)
+    batch = damaged(batch_of(cache, TINY, 0), TINY.__class__(**{**vars(TINY), "spoilt": 0.0, "torn": 0.0, "worn": 0.0}), 0) | {"pair": 0}
+    assert (batch["whole"] == 1).all() and (batch["torn"] == 0).all()
+    loss, parts = sight_loss(net, batch)
+    _, none = sight_loss(net, batch | {"whole": torch.zeros_like(batch["whole"])})
+    assert torch.isfinite(loss) and parts["kind"] > 0 and none["kind"] == none["colour"] == none["radius"] == 0
+    assert set(parts) >= {"there", "turn", "whole", "torn", "setting", "style", "drift"}
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    whole = train_oracle(TINY, tmp_path / "whole", progress=False)
+    calls, real = [], S.sight_loss
+
+    def killed(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("killed")
+        return real(*args, **kwargs)
+    monkeypatch.setattr(S, "sight_loss", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_oracle(TINY, tmp_path / "part", progress=False, save_every=2)
+    monkeypatch.setattr(S, "sight_loss", real)
+    part = train_oracle(TINY, tmp_path / "part", resume=True, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), part.state_dict().values()))
+    loaded = load_sight(tmp_path / "part" / "oracle.safetensors")
+    assert loaded.config == TINY.sight and all(torch.allclose(a, b, atol=0.02, rtol=0.02) for a, b in zip(loaded.parameters(), part.parameters()))
