@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORACLE', 'WINDOW', 'MOST_ACTORS', 'CHUNK', 'OracleConfig', 'build_cache', 'batch_of', 'worn', 'spoil', 'torn',
-           'damaged', 'sight_loss', 'train_oracle']
+           'turned', 'damaged', 'sight_loss', 'train_oracle']
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-003
 import json
@@ -40,6 +40,7 @@ class OracleConfig:
     warmup: int = 200
     decay: float = 0.6              # share of the steps in which the rate falls to 0
     spoilt: float = 0.25            # share of clips in which one actor is damaged
+    turned: float = 0.5             # share of clips that are turned as a whole
     torn: float = 0.15              # share of clips with blocks of another clip in them
     worn: float = 0.6               # share of clips that are blurred, noisy or coarse
     ema_half_life: int = 150
@@ -225,9 +226,28 @@ def torn(frames: Tensor, other: Tensor, rng) -> tuple:
     return new, F.avg_pool2d((new - frames).abs().mean(1, keepdim=True), 4)[:, 0] > 0.12
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-043
+def turned(frames: Tensor, actors: Tensor, names: Tensor, rng) -> tuple:
+    "Frames [T, 3, H, W] and actors [K, T, 5] turned about the middle by an angle at which all stay inside, or as they were."
+    for _ in range(6):
+        a = rng.uniform(-math.pi, math.pi)
+        c, s = math.cos(a), math.sin(a)
+        new, x, y = actors.clone(), actors[..., 0] - 0.5, actors[..., 1] - 0.5
+        new[..., 0], new[..., 1], new[..., 3] = c * x - s * y + 0.5, s * x + c * y + 0.5, actors[..., 3] + a
+        if ((new[..., :2] - 0.5).abs().amax((1, 2)) < 0.47)[names[:, 0] >= 0].all():
+            grid = F.affine_grid(torch.tensor([[[c, s, 0.0], [-s, c, 0.0]]]).expand(len(frames), -1, -1), frames.shape, align_corners=False)
+            return F.grid_sample(frames, grid, padding_mode="reflection", align_corners=False), new, True
+    return frames, actors, False
+
+# %% ../../nbs/13b_training.sight.ipynb #cell-044
 def damaged(batch: dict, cfg: OracleConfig, step: int) -> dict:
     "Some clips with one actor spoilt (`whole` says which), some worn all over."
     rng, frames = random.Random(f"{cfg.seed}/{step}"), batch["frames"].clone()
+    batch = batch | {"actors": batch["actors"].clone(), "place": batch["place"].clone(), "level": torch.ones(len(frames))}
+    for b in range(len(frames)):
+        if rng.random() < cfg.turned:
+            frames[b], batch["actors"][b], done = turned(frames[b], batch["actors"][b], batch["names"][b], rng)
+            if done:
+                batch["place"][b], batch["level"][b] = -1, 0                # a landscape on its head teaches nothing of places
     whole, holes = torch.ones(frames.shape[0], MOST_ACTORS), torch.zeros(*frames.shape[:2], CELLS, CELLS)
     for b in range(len(frames)):
         if rng.random() < cfg.spoilt:
@@ -240,7 +260,7 @@ def damaged(batch: dict, cfg: OracleConfig, step: int) -> dict:
             frames[b] = worn(frames[b], rng)
     return batch | {"frames": frames, "whole": whole, "torn": holes}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-046
+# %% ../../nbs/13b_training.sight.ipynb #cell-047
 def _spots(actors, names, whole):
     "Targets of N frames: actors [N, K, 5], names [N, K, 2], whole [N, K] -> heat [N, H, W], weight of the heat, and each cell's own actor with its weight."
     there = (names[..., 0] >= 0)[..., None, None]
@@ -258,7 +278,7 @@ def _spots(actors, names, whole):
     weight = (d < 2.1).float() * torch.exp(-d / 2)
     return (heat * (1 - hidden)).amax(1), (~blind).float(), owner, weight
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-054
+# %% ../../nbs/13b_training.sight.ipynb #cell-055
 def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     "How far the eye is from the truth: the loss, and its parts."
     frames = batch["frames"].to(device)
@@ -281,7 +301,7 @@ def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     focal = torch.where(heat == 1, -(1 - p) ** 2 * p.log(), -(1 - heat) ** 4 * p ** 2 * (1 - p).log())
     off = (said["offset"][:, 0] - (mine[..., 0] - cell) * CELLS).abs() + (said["offset"][:, 1] - (mine[..., 1] - cell[:, None]) * CELLS).abs()
     turn = (said["turn"][:, 0] - torch.cos(mine[..., 3])) ** 2 + (said["turn"][:, 1] - torch.sin(mine[..., 3])) ** 2
-    turn = turn * (2 + 6 * torch.sin(mine[..., 3] / 2) ** 2)                                           # most actors are upright: the others teach
+    turn = turn * (1 + 2 * torch.sin(mine[..., 3] / 2) ** 2)                                           # most actors are upright: the others teach
     parts = dict(there=(focal * cares).sum() / (heat == 1).sum().clamp(min=1), offset=0.5 * (off * good).sum() / total,
                  radius=6 * ((said["radius"][:, 0] - (mine[..., 2] * 8).log()).abs() * good).sum() / total, turn=(turn * good).sum() / total,
                  seen=3 * ((said["seen"][:, 0].sigmoid() - mine[..., 4]).abs() * good).sum() / total,
@@ -296,14 +316,17 @@ def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     camera = batch["camera"].to(device)
     a, c = camera[:, first], camera[:, second]
     way = torch.cat([c[:, :2] - a[:, :2], (c[:, 2:] / a[:, 2:]).log()], 1)
-    parts["drift"] = 100 * F.smooth_l1_loss(moved, torch.cat([way, -way]), beta=0.002)
+    level = batch["level"].to(device).repeat(2)[:, None]
+    parts["drift"] = 100 * F.smooth_l1_loss(moved * level, torch.cat([way, -way]) * level, beta=0.002) / level.mean().clamp(min=0.05)
     return sum(parts.values()), {name: float(v.detach()) for name, v in parts.items()}
 
-# %% ../../nbs/13b_training.sight.ipynb #cell-060
+# %% ../../nbs/13b_training.sight.ipynb #cell-061
 def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False, device="cpu", progress=True, save_every=250) -> Sight:
     "Frames, then steps; a log, a checkpoint, and at the end the averaged weights in `out`."
     from tqdm.auto import tqdm
     out = Path(out)
+    if (out / "checkpoint.pt").exists() and not resume:
+        raise ValueError(f"out: got {out}, which has checkpoint.pt, allowed: a folder without it, or --resume to go on with it")
     out.mkdir(parents=True, exist_ok=True)
     cache = build_cache(cfg, out / "frames", progress=progress)
     torch.manual_seed(cfg.seed)
