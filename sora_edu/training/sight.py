@@ -34,7 +34,7 @@ class OracleConfig:
     sight: SightConfig = SightConfig()
     clips: int = 45_000             # of the full world, in windows of three frames
     mini_clips: int = 5_000         # of mini, which the eye shall read as well
-    steps: int = 6_000
+    steps: int = 4_600
     batch_size: int = 24            # clips
     learning_rate: float = 3e-3
     warmup: int = 200
