@@ -193,3 +193,73 @@ def test_prompt_playground(page):
     wait_for(lambda: "prompt: got" in status(), 20, "the refusal")
     assert "<b>" in status() and box.locator("pre b").count() == 0 and image(box) == kept
     photograph(box, "playground-refusal")
+
+
+# -- the studio of the full world --------------------------------------------------------------------------------------
+CELLS += ["from sora_edu.studio import atlas\natlas.storyboard_composer()", "atlas.oracle_xray(37)", "atlas.world_atlas()"]
+
+
+def choose(box, name):
+    "The list or slider with that label: a select, or a slider's handle."
+    row = box.locator(".widget-inline-hbox").filter(has=box.page.get_by_text(name, exact=True))
+    return row.locator("select, .noUi-handle").first
+
+
+def test_storyboard_composer(page):
+    box = page.locator(".storyboard-composer").first
+    box.scroll_into_view_if_needed()
+    typed, told, slots = box.locator("input[type=text]").first, lambda: box.locator("pre").inner_text(), lambda: box.locator(".marks").inner_text()
+    assert "other actor" in slots() and box.locator(".mark-other_colour").inner_text().startswith("blue")
+    typed.fill("three small robots spin, then rise in space")
+    changes(page, lambda: image(box), lambda: typed.press("Enter"), "a clip of what was typed")
+    wait_for(lambda: choose(box, "actor").locator("option:checked").inner_text() == "robot", 10, "the actor in its list")
+    assert choose(box, "count").locator("option:checked").inner_text() == "3" and choose(box, "weather").is_disabled()
+    assert typed.input_value() == "three small robots spin, then rise in space"
+    choose(box, "colour").focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("t"), "turquoise by its first letter")
+    wait_for(lambda: "turquoise" in typed.input_value() and "turquoise" in slots() and "turquoise" in told(), 10, "the sentence")
+    choose(box, "seed").focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "another seed by keyboard")
+    photograph(box, "storyboard-composer")
+    kept = image(box)
+    choose(box, "size").select_option("big")
+    wait_for(lambda: "at most 1 big" in told(), 20, "the stage's reason")
+    assert image(box) == kept
+    typed.fill("a <b>purple</b> fisch rises")
+    typed.press("Enter")
+    wait_for(lambda: "unknown: fish?" in slots() and "nearest known word" in told(), 20, "the unknown word")
+    assert image(box) == kept and box.locator(".marks b").count() == 0 and "<b>purple</b>" in slots()
+    photograph(box, "storyboard-refusal")
+
+
+def test_oracle_xray(page):
+    box = page.locator(".oracle-xray").first
+    box.scroll_into_view_if_needed()
+    told = lambda: box.locator("pre").inner_text()
+    assert "verdict: readable" in told()
+    choose(box, "frame").focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("End"), "the last frame by keyboard")
+    changes(page, lambda: image(box), lambda: choose(box, "corruption").select_option("teleport"), "a spoiled clip")
+    wait_for(lambda: "over:" in told() and "verdict: readable" not in told(), 20, "the reason")
+    photograph(box, "oracle-xray")
+    choose(box, "clip").focus()
+    changes(page, told, lambda: page.keyboard.press("Home"), "a clip without room")
+    assert "no room" in told()
+    changes(page, lambda: image(box), lambda: choose(box, "corruption").select_option("none"), "another clip")
+
+
+def test_world_atlas(page):
+    box = page.locator(".world-atlas").first
+    box.scroll_into_view_if_needed()
+    told = lambda: box.locator("pre").inner_text()
+    assert "15 actions, 0.00 s" in told()
+    choose(box, "frame").focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "the next frame by keyboard")
+    changes(page, lambda: image(box), lambda: choose(box, "words").select_option("weathers"), "the weathers")
+    assert "5 weathers, 0.25 s" in told()
+    play = box.locator(".jupyter-button, button").first
+    play.focus()
+    changes(page, told, lambda: page.keyboard.press("Enter"), "frames that play")
+    first = told()
+    wait_for(lambda: told() not in (first, "5 weathers, 0.25 s"), 20, "one frame after the other")
+    photograph(box, "world-atlas")

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from ..evaluate.trial import CORRUPTIONS, Take
 from .widgets import _box, _picture, png, strip, text
@@ -130,7 +129,8 @@ def _role(slot, word, rest, said, taken):
     fits = [role for role in roles if getattr(said, role) == word]
     if len(fits) > 1 and slot == "action":
         return next((role for role in fits if role not in taken), fits[-1])
-    if len(fits) == 1 and not (word == 1 and taken[-1:] in (["colour"], ["size"])):     # a blue one: no number
+    looks = bool(taken) and (taken[-1] or "").endswith(("colour", "size"))
+    if len(fits) == 1 and not (word == 1 and looks):         # a blue one is no number
         return fits[0]
     lost = _lost(rest, said)
     return next((role for role in (fits if len(fits) > 1 else ATTRIBUTES) if role in lost), fits[0] if fits else None)
@@ -425,7 +425,7 @@ PLACE = PLAIN | {"colour": "white", "actor": "boat", "action": "stays still", "s
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-081
 ATLAS = {   # slot -> (name of its list, its words, what else there is)
     "sizes": ("size", SIZES, LONE), "colours": ("colour", COLOURS, LONE | {"actor": "balloon", "action": "swings"}),
-    "actors": ("actor", ACTORS, LONE | {"action": "swings"}), "actions": ("action", ACTIONS, LONE),
+    "actors": ("actor", ACTORS, LONE | {"action": "pulses"}), "actions": ("action", ACTIONS, LONE),
     "interactions": ("together", INTERACTIONS, PAIR), "relations": ("together", RELATIONS, PAIR),
     "settings": ("setting", SETTINGS, LONE | {"actor": "bird", "size": "small"}), "times": ("time", TIMES, PLACE),
     "weathers": ("weather", WEATHERS, PLACE), "cameras": ("camera", CAMERAS, PLACE | {"setting": "in the city", "actor": "car"}),

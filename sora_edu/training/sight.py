@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORACLE', 'WINDOW', 'MOST_ACTORS', 'CHUNK', 'OracleConfig', 'build_cache', 'batch_of', 'worn', 'spoil', 'torn',
-           'turned', 'damaged', 'sight_loss', 'train_oracle']
+           'turned', 'damaged', 'sight_loss', 'glance_batch', 'glance_loss', 'train_glance', 'train_oracle']
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-003
 import json
@@ -23,7 +23,7 @@ from .loop import Interrupt, Log, save_tensors, update_ema
 from ..world import film, render
 from ..world.scene import World as MiniWorld
 from ..world.shapes import _FIT
-from ..world.sight import CELLS, PLACE, SIDE, Sight, SightConfig, grey
+from ..world.sight import CELLS, PLACE, SIDE, Glance, Sight, SightConfig, crops, grey
 from ..world.stage import ACTORS, COLOURS, draw_shot
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-006
@@ -44,6 +44,8 @@ class OracleConfig:
     torn: float = 0.15              # share of clips with blocks of another clip in them
     worn: float = 0.6               # share of clips that are blurred, noisy or coarse
     ema_half_life: int = 150
+    glance_steps: int = 4_000       # of the second lesson: the closer look
+    glance_batch: int = 64          # clips, a frame of each
     seed: int = 0
 
     def rate(self, step: int) -> float:
@@ -321,6 +323,78 @@ def sight_loss(net: Sight, batch: dict, device="cpu") -> tuple:
     return sum(parts.values()), {name: float(v.detach()) for name, v in parts.items()}
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-061
+def glance_batch(cache, cfg: OracleConfig, step: int) -> dict:
+    "Crops of a step by the seed alone: a frame of each clip, its actors, cut out a little wrong and turned by any angle; and what is true of them."
+    batch = batch_of(cache, replace(cfg, batch_size=cfg.glance_batch), step)
+    g, b = torch.Generator().manual_seed(hash((cfg.seed, step)) % 2**31), torch.arange(cfg.glance_batch)
+    frame = torch.randint(WINDOW, b.shape, generator=g)
+    one = {"frames": batch["frames"][b, frame][:, None], "actors": batch["actors"][b, :, frame][:, :, None]}
+    batch = damaged(batch | one, replace(cfg, turned=0.0, torn=0.0), step)
+    i, k = ((batch["names"][..., 0] >= 0) & (batch["actors"][:, :, 0, 4] > 0.4)).nonzero().T
+    x, y, r, angle, seen = batch["actors"][i, k, 0].unbind(-1)
+    noise = lambda scale: scale * torch.randn(len(i), generator=g)
+    size, turn = torch.exp(noise(0.08)), (torch.rand(len(i), generator=g) * 2 - 1) * math.pi * (torch.rand(len(i), generator=g) < 0.8)
+    dx, dy = noise(0.08), noise(0.08)                                                       # in radii
+    crop = crops(batch["frames"][:, 0], i, x + dx * r, y + dy * r, r * size, turn)
+    c, s = torch.cos(turn) / size, torch.sin(turn) / size
+    offset = torch.stack([-c * dx - s * dy, s * dx - c * dy], -1)
+    return {"crop": crop, "kind": batch["names"][i, k, 0], "colour": batch["names"][i, k, 1], "turn": angle - turn, "offset": offset,
+            "radius": -size.log(), "whole": batch["whole"][i, k], "seen": seen}
+
+
+def glance_loss(net, batch: dict, device="cpu") -> tuple:
+    "How far the closer look is from the truth: the loss, and its parts."
+    b = {name: v.to(device) for name, v in batch.items()}
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
+        said = net(b["crop"].contiguous(memory_format=torch.channels_last))
+    good = b["whole"] / b["whole"].sum().clamp(min=1)
+    turn = (said["turn"][:, 0] - torch.cos(b["turn"])) ** 2 + (said["turn"][:, 1] - torch.sin(b["turn"])) ** 2
+    parts = dict(kind=(F.cross_entropy(said["kind"], b["kind"], reduction="none") * good).sum(),
+                 colour=(F.cross_entropy(said["colour"], b["colour"], reduction="none") * good).sum(), turn=2 * (turn * good).sum(),
+                 offset=3 * ((said["offset"] - b["offset"]).abs().sum(1) * good).sum(), radius=5 * ((said["radius"][:, 0] - b["radius"]).abs() * good).sum(),
+                 whole=F.binary_cross_entropy_with_logits(said["whole"][:, 0], b["whole"]))
+    return sum(parts.values()), {name: float(v.detach()) for name, v in parts.items()}
+
+# %% ../../nbs/13b_training.sight.ipynb #cell-062
+def train_glance(cfg: OracleConfig, cache, out: Path, *, resume=False, device="cpu", progress=True, save_every=500) -> Glance:
+    "The second lesson, from the same frames: a log, a checkpoint, the averaged weights."
+    from tqdm.auto import tqdm
+    torch.manual_seed(cfg.seed)
+    net, mean = (Glance(cfg.sight.glance_widths).to(device, memory_format=torch.channels_last) for _ in range(2))
+    mean.load_state_dict(net.state_dict())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.02)
+    step, path = 0, out / "glance.pt"
+    if resume and path.exists():
+        saved = load_checkpoint(path, device)
+        for part, name in ((net, "model"), (mean, "ema"), (optimizer, "optimizer")):
+            part.load_state_dict(saved[name])
+        step = saved["step"]
+    log, plan = Log(out / "glance.jsonl", step), replace(cfg, steps=cfg.glance_steps)
+    with Interrupt() as interrupt, tqdm(total=plan.steps, initial=step, desc="glance", disable=not progress) as bar:
+        while step < plan.steps:
+            loss, parts = glance_loss(net, glance_batch(cache, cfg, step), device)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate(step)
+            optimizer.step()
+            optimizer.zero_grad()
+            update_ema(mean.requires_grad_(False), net, cfg.ema_half_life, step)
+            for a, b in zip(mean.buffers(), net.buffers()):
+                a.copy_(b)
+            step += 1
+            for name, value in parts.items():
+                log.sums.setdefault(name, []).append(value)
+            log.add(step, "loss", float(loss.detach()), cfg.glance_batch)
+            bar.update()
+            if step % save_every == 0 or step == plan.steps or interrupt.asked:
+                save_checkpoint(path, {"model": net.state_dict(), "ema": mean.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+            if interrupt.asked:
+                raise KeyboardInterrupt(f"stopped after step {step} of the closer look; --resume goes on")
+    log.close()
+    return mean
+
+# %% ../../nbs/13b_training.sight.ipynb #cell-063
 def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False, device="cpu", progress=True, save_every=250) -> Sight:
     "Frames, then steps; a log, a checkpoint, and at the end the averaged weights in `out`."
     from tqdm.auto import tqdm
@@ -333,12 +407,13 @@ def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False,
     net = Sight(cfg.sight).to(device, memory_format=torch.channels_last)
     mean = Sight(cfg.sight).to(device, memory_format=torch.channels_last).requires_grad_(False)
     mean.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(net.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.02)
+    mine = [p for name, p in net.named_parameters() if not name.startswith("glance.")]
+    optimizer = torch.optim.AdamW(mine, lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.02)
     step, path = 0, out / "checkpoint.pt"
     if resume and path.exists():
         saved = load_checkpoint(path, device)
         for part, name in ((net, "model"), (mean, "ema"), (optimizer, "optimizer")):
-            part.load_state_dict(saved[name])
+            part.load_state_dict(saved[name], **({"strict": False} if name != "optimizer" else {}))     # the closer look has its own
         step = saved["step"]
     log = Log(out / "log.jsonl", step)
     with Interrupt() as interrupt, tqdm(total=cfg.steps, initial=step, desc="oracle", disable=not progress) as bar:
@@ -346,7 +421,7 @@ def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False,
             batch = damaged(batch_of(cache, cfg, step), cfg, step) | {"pair": step % 3}
             loss, parts = sight_loss(net, batch, device)
             loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            nn.utils.clip_grad_norm_(mine, 5.0)
             for group in optimizer.param_groups:
                 group["lr"] = cfg.rate(step)
             optimizer.step()
@@ -364,6 +439,7 @@ def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False,
             if interrupt.asked:
                 raise KeyboardInterrupt(f"stopped after step {step}; --resume goes on")
     log.close()
+    mean.glance.load_state_dict(train_glance(cfg, cache, out, resume=resume, device=device, progress=progress).state_dict())
     save_tensors(out / "oracle.safetensors", {k: v.bfloat16() if v.is_floating_point() else v for k, v in mean.state_dict().items()},
                  {"config": json.dumps(asdict(cfg.sight))})
     return mean.eval()
