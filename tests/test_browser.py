@@ -213,7 +213,7 @@ def test_storyboard_composer(page):
     typed.fill("three small robots spin, then rise in space")
     changes(page, lambda: image(box), lambda: typed.press("Enter"), "a clip of what was typed")
     wait_for(lambda: choose(box, "actor").locator("option:checked").inner_text() == "robot", 10, "the actor in its list")
-    assert choose(box, "count").locator("option:checked").inner_text() == "3" and choose(box, "weather").is_disabled()
+    assert choose(box, "count").locator("option:checked").inner_text() == "3" and choose(box, "other actor").locator("option:checked").inner_text() == "-" and choose(box, "weather").is_disabled()
     assert typed.input_value() == "three small robots spin, then rise in space"
     choose(box, "colour").focus()
     changes(page, lambda: image(box), lambda: page.keyboard.press("t"), "turquoise by its first letter")

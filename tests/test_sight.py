@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sora_edu.world import film
-from sora_edu.world.sight import CELLS, PLACE, SHIFT, SPOTS, Sight, SightConfig, grey, load_sight, mismatch
+from sora_edu.world.sight import CELLS, CROP, crops, PLACE, SHIFT, SPOTS, Sight, SightConfig, grey, load_sight, mismatch
 from sora_edu.world.stage import ACTORS, COLOURS, STYLES, Group, Shot
 
 
@@ -17,7 +17,7 @@ def shot(style="flat", kind="fish", colour="red", size="medium", seed=0, **more)
 
 
 def test_every_cell_says_all_and_the_frame_its_place():
-    net = Sight(SightConfig(widths=(4, 6, 8, 10), drift_width=8)).eval()
+    net = Sight(SightConfig(widths=(4, 6, 8, 10), drift_width=8, glance_widths=(4, 6, 8))).eval()
     with torch.no_grad():
         said = net(torch.zeros(2, 3, 128, 160))
     assert {name: tuple(said[name].shape) for name in SPOTS} == {name: (2, n, 32, 40) for name, n in SPOTS.items()}
@@ -40,6 +40,23 @@ def test_the_best_shift_is_the_true_one(right, down):
     assert cost.shape == (1, (2 * SHIFT + 1) ** 2, 16, 16) and (much > 0).all()
     best = cost[0, :, 4:12, 4:12].flatten(1).mean(1).argmin().item()
     assert divmod(best, 2 * SHIFT + 1) == (down + SHIFT, right + SHIFT)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 192), (160, 128)])
+def test_a_crop_holds_what_lies_around_its_point_turned_back(size):
+    h, w = size
+    frames = torch.zeros(2, 3, h, w)
+    frames[1, :, h // 2 + 20, w // 2 - 30] = 1.0                     # 20 pixels below the middle, 30 to its left
+    at = lambda x, y, r, a: crops(frames, torch.tensor([1]), *(torch.tensor([v]) for v in (x, y, r, a)))[0, 0]
+    middle = at(0.5 - 30 / 128, 0.5 + 20 / 128, 0.1, 0.0)
+    assert middle.shape == (CROP, CROP) and middle[22:26, 22:26].sum() == middle.sum() > 0
+    right = at(0.5 - 50 / 128, 0.5 + 20 / 128, 0.2, 0.0)             # 20 pixels right of its point
+    row, column = divmod(int(right.argmax()), CROP)
+    assert abs(row - 23.5) < 1 and abs((column - 23.5) * 2 * 0.2 * 1.35 * 128 / CROP - 20) < 1.5
+    turned = at(0.5 - 50 / 128, 0.5 + 20 / 128, 0.2, 1.5707963)      # turned back by a quarter, it lies above
+    row, column = divmod(int(turned.argmax()), CROP)
+    assert abs(column - 23.5) < 1 and row < 20
+    assert crops(frames, torch.tensor([0]), *(torch.tensor([v]) for v in (0.5, 0.5, 0.2, 0.0))).sum() == 0
 
 
 def test_grey_weighs_colours_and_halves():

@@ -1,4 +1,5 @@
 "Teaching the oracle to see: the cache, what is spoilt and where, the losses, a run that is killed and goes on."
+import math
 import random
 
 import numpy as np
@@ -7,9 +8,10 @@ import torch
 
 from sora_edu.training import sight as S
 from sora_edu.training.sight import OracleConfig, batch_of, build_cache, damaged, sight_loss, spoil, torn, train_oracle, worn
-from sora_edu.world.sight import Sight, SightConfig, load_sight
+from sora_edu.world.sight import Glance, Sight, SightConfig, load_sight
 
-TINY = OracleConfig(sight=SightConfig(widths=(4, 6, 8, 10), drift_width=8), clips=64, mini_clips=64, steps=6, batch_size=4, warmup=2)
+TINY = OracleConfig(sight=SightConfig(widths=(4, 6, 8, 10), drift_width=8, glance_widths=(4, 6, 8)), clips=64, mini_clips=64,
+                    steps=6, batch_size=4, warmup=2, glance_steps=4, glance_batch=6)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,14 @@ def test_the_cache_holds_frames_and_their_truth(cache):
 
 
 def test_the_actor_is_where_the_truth_says(cache):
-    "The middle of a mini actor differs from the corners of its frame."
+    "Within a mini actor's circle some pixels are unlike those beside it."
     for k in range(64, 80):
         x, y, r = cache["actors"][k, 0, 1, :3] * 128
         frame = cache["frames"][k, 1].astype(int)
-        inside = frame[:, int(y + 0.4 * r), int(np.clip(x + 0.45 * r, 0, 127))]
-        beside = frame[:, int(y), int(np.clip(x + 1.6 * r if x + 1.6 * r < 127 else x - 1.6 * r, 0, 127))]
-        assert abs(inside - beside).max() > 30
+        py, px = np.mgrid[:128, :128] + 0.5
+        beside = frame[:, int(np.clip(y, 0, 127)), int(np.clip(x + 1.6 * r if x + 1.6 * r < 127 else x - 1.6 * r, 0, 127))]
+        far = np.abs(frame - beside[:, None, None]).max(0)
+        assert far[np.hypot(px - x, py - y) < 0.9 * r].max() > 40
 
 
 def test_a_cache_that_was_cut_off_goes_on(tmp_path, cache):
@@ -85,6 +88,37 @@ def test_a_spoilt_actor_teaches_only_that_it_is_not_whole(cache):
     _, none = sight_loss(net, batch | {"whole": torch.zeros_like(batch["whole"])})
     assert torch.isfinite(loss) and parts["kind"] > 0 and none["kind"] == none["colour"] == none["radius"] == 0
     assert set(parts) >= {"there", "turn", "whole", "torn", "setting", "style", "drift"}
+
+
+def test_turned_clips_keep_their_truth(cache):
+    "A mark in the middle of an actor stays in its middle, and what is turned by an angle says so."
+    rng = random.Random(1)
+    frames = torch.full((1, 3, 128, 128), -1.0)
+    frames[..., 36:44, 84:92] = 1.0
+    actors, names = torch.tensor([88 / 128, 40 / 128, 0.1, 0.5, 1.0]).expand(4, 1, 5), torch.tensor([[0, 0], [-1, -1], [-1, -1], [-1, -1]])
+    new, where, done = S.turned(frames, actors, names, rng)
+    x, y = where[0, 0, :2] * 128
+    assert done and new[0, 0, int(y), int(x)] > 0.9 and float(new.max(1).values.gt(0).sum()) < 120
+    back = math.atan2(float(y) - 64, float(x) - 64) - math.atan2(40 - 64, 88 - 64)
+    assert abs((float(where[0, 0, 3]) - 0.5 - back + math.pi) % (2 * math.pi) - math.pi) < 1e-4
+
+
+def test_the_closer_look_is_given_what_is_true_of_each_crop(cache):
+    batch = S.glance_batch(cache, TINY, 0)
+    n = len(batch["kind"])
+    assert batch["crop"].shape == (n, 3, 48, 48) and n >= TINY.glance_batch - 1
+    assert all(len(v) == n for v in batch.values()) and batch["offset"].abs().max() < 0.6 and batch["radius"].abs().max() < 0.5
+    again = S.glance_batch(cache, TINY, 0)
+    assert all(torch.equal(batch[k], again[k]) for k in batch)
+    loss, parts = S.glance_loss(Glance((4, 6, 8)), batch)
+    assert torch.isfinite(loss) and set(parts) == {"kind", "colour", "turn", "offset", "radius", "whole"}
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="out: got .*checkpoint.pt.*--resume"):
+        train_oracle(TINY, tmp_path, progress=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"precious"
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):

@@ -112,30 +112,39 @@ ROLES = {"size": ("size", "other_size"), "colour": ("colour", "other_colour"), *
          **dict.fromkeys(("action", "side"), BEATS), **dict.fromkeys(("interaction", "passive"), ("action",))}
 
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-032
-def _lost(words, said) -> set:
-    "The attributes that are told otherwise when only these words are said."
-    try:
-        left = parse(" ".join(words))
-    except ValueError:
-        return set()
-    return {name for name in ATTRIBUTES if getattr(left, name) != getattr(said, name)}
+def _instead(slot, said) -> list:
+    "Another word of a slot, one that nobody has: for nouns and their looks; for others nothing."
+    if slot not in ("size", "colour", "actor", "actors"):
+        return []
+    had = {getattr(said, role) for role in ROLES[slot]}
+    return next(phrase for phrase, (name, word) in HEARD.items() if name == slot and word not in had | {"thing"}).split()
 
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-033
-def _role(slot, word, rest, said, taken):
-    "Which attribute of what was `said` a phrase fills; `rest` is the sentence without it."
-    roles = ROLES.get(slot, (slot,))
-    if said is None or slot == "then":
-        return roles[0]
-    fits = [role for role in roles if getattr(said, role) == word]
-    if len(fits) > 1 and slot == "action":
-        return next((role for role in fits if role not in taken), fits[-1])
-    looks = bool(taken) and (taken[-1] or "").endswith(("colour", "size"))
-    if len(fits) == 1 and not (word == 1 and looks):         # a blue one is no number
-        return fits[0]
-    lost = _lost(rest, said)
-    return next((role for role in (fits if len(fits) > 1 else ATTRIBUTES) if role in lost), fits[0] if fits else None)
+def _changed(words, said) -> set:
+    "The attributes that are told otherwise by these words."
+    try:
+        told = parse(" ".join(words))
+    except ValueError:
+        return set()
+    return {name for name in ATTRIBUTES if getattr(told, name) != getattr(said, name)}
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-035
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-034
+def _role(slot, word, before, after, said, taken):
+    "Which attribute of what was `said` a phrase fills, between the words `before` and `after`; `taken` are those of earlier phrases."
+    if word == 1 and taken and (taken[-1] or "").endswith(("colour", "size")):
+        slot, word = "actor", None                           # a blue one
+    roles = ROLES.get(slot, (slot,))
+    if said is None or slot == "then" or word == "thing":    # a thing may be anybody
+        return roles[0] if word != "thing" else None
+    fits = [role for role in roles if getattr(said, role) == word]
+    if len(fits) == 1:
+        return fits[0]
+    if fits and slot == "action":
+        return next((role for role in fits if role not in taken), fits[-1])
+    changed = _changed(before + _instead(slot, said) + after, said)
+    return next((role for role in fits or ATTRIBUTES if role in changed), fits[0] if fits else None)
+
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-036
 class Mark(NamedTuple):
     "Some words of a sentence, the attribute that they fill (or `None`, or \"unknown\"), and a hint."
     typed: str
@@ -149,7 +158,7 @@ def _hint(word):
         return next((phrase for phrase in HEARD if word in phrase.split()), "")
     return nearest_word(word) if re.search("[a-z]", word) else ""
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-036
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-037
 def _meaning(phrase):
     "Slot and word of a phrase; no slot for what only fills; \"unknown\" otherwise."
     if phrase.isdigit():
@@ -158,7 +167,7 @@ def _meaning(phrase):
         return "side", phrase
     return HEARD.get(phrase, (None if phrase in FILLERS or phrase == "," else "unknown", phrase))
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-037
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-038
 def marks(sentence: str) -> list:
     "A sentence (its first 600 characters) as `Mark`s, in order, nothing left out."
     parts, found, taken = list(_parts(str(sentence)[:600])), [], []
@@ -171,16 +180,16 @@ def marks(sentence: str) -> list:
         slot, word = _meaning(" ".join(heard[i:i + n]))
         typed = " ".join(typed for typed, _ in parts[i:i + n] if typed).replace("- ", "-")
         if slot not in (None, "unknown"):
-            slot = _role(slot, word, heard[:i] + heard[i + n:], said, taken)
+            slot = _role(slot, word, heard[:i], heard[i + n:], said, taken)
             taken.append(slot)
         found.append(Mark(typed, slot, _hint(word) if slot == "unknown" else ""))
     return [mark for mark in found if mark.typed]
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-041
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-042
 TINTS = {"size": "#ffe2b8", "colour": "#ffd0d0", "actor": "#cfe8ff", "count": "#e6dcff", "relation": "#d8f5c8", "then": "#eeeeee", "unknown": "#ffffff",
          **dict.fromkeys(BEATS, "#c9f0e0"), **dict.fromkeys(("setting", "time", "weather"), "#f2eec2"), **dict.fromkeys(("camera", "style"), "#f3d6ef")}
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-042
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-043
 def marked(sentence: str) -> str:
     "The marks of a sentence as HTML: each phrase on its slot's colour, with the slot's name beneath."
     spans = []
@@ -193,13 +202,17 @@ def marked(sentence: str) -> str:
                      f"{html.escape(typed)}<br><small>{name}</small></span>")
     return f"<div class='marks'>{' '.join(spans)}</div>"
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-045
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-046
+def _shown(word) -> str:
+    "A word as a list shows it; a list whose value is `None` would show nothing."
+    return "-" if word is None else str(word)
+
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-047
 class Composer:
     "The storyboard's controls and what keeps them in step. `shot` is the last that made sense."
     def __init__(self, sentence="a small red fish chases a big blue ball over the ocean at sunset"):
         import ipywidgets as W
-        label = lambda word: ("-" if word is None else str(word), word)
-        self.lists = {name: W.Dropdown(options=[label(word) for word in words], description=name.replace("_", " "), layout=W.Layout(width="17em"))
+        self.lists = {name: W.Dropdown(options=[_shown(word) for word in words], description=name.replace("_", " "), layout=W.Layout(width="17em"))
                       for name, words in CHOICES.items()}
         self.seed = W.IntSlider(value=0, min=0, max=99, description="seed", continuous_update=False)
         self.typed = W.Text(value=sentence, description="caption", continuous_update=False, layout=W.Layout(width="44em", max_width="100%"))
@@ -214,11 +227,15 @@ class Composer:
         lists = W.HBox(columns, layout=W.Layout(flex_flow="row wrap"))
         self.widget = _box("storyboard-composer", W.VBox([self.typed, self.marks, self.picture, self.told, lists, self.seed]))
 
+    @property
+    def words(self) -> dict:
+        "What the lists say."
+        return {name: next(word for word in words if _shown(word) == self.lists[name].value) for name, words in CHOICES.items()}
+
     def from_lists(self, _=None):
         "A list was touched: lists -> shot -> sentence."
         if not self.busy:
-            words = {name: control.value for name, control in self.lists.items()}
-            self.latest = self.from_lists
+            self.latest, words = self.from_lists, self.words
             self._follow(lambda: shot_from(words, self.seed.value), idle(words), tell=True)
 
     def from_sentence(self, _=None):
@@ -247,8 +264,8 @@ class Composer:
         "The lists, and if a list was touched the sentence, say what the shot says."
         for name, word in words_of(shot).items():
             if word in CHOICES[name]:
-                self.lists[name].value = word
-        self._grey(idle({name: control.value for name, control in self.lists.items()}))
+                self.lists[name].value = _shown(word)
+        self._grey(idle(self.words))
         if tell:
             self.typed.value = caption(shot, "dense")
             self.marks.value = marked(self.typed.value)
@@ -263,12 +280,12 @@ class Composer:
         lines += [f"filled in: {', '.join(name.replace('_', ' ') for name in added)}"] if added else []
         return "\n".join(lines + ([f"fantasy:   {dream}"] if dream else []))
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-046
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-048
 def storyboard_composer(sentence="a small red fish chases a big blue ball over the ocean at sunset"):
     "The widget: type a caption or choose its words; each side follows the other."
     return Composer(sentence).widget
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-053
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-055
 FRAMES, RATE = 17, 8                                         # of the clips that are X-rayed
 
 
@@ -283,7 +300,7 @@ class XRay:
     faults: dict
     reading: Reading
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-054
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-056
 @lru_cache(maxsize=1)
 def _net():
     return load_sight()
@@ -301,7 +318,7 @@ def _clip(shot, corruption):
         raise ValueError(f"corruption: got {corruption!r}, for which this clip has no room, allowed: another seed, or another corruption")
     return clip
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-055
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-057
 @lru_cache(maxsize=24)
 def xray(seed: int = 0, corruption: str = "none") -> XRay:
     "Draw a shot by seed, film it, spoil it, and keep all that the oracle sees."
@@ -313,7 +330,7 @@ def xray(seed: int = 0, corruption: str = "none") -> XRay:
     said = describe(shot, "dense", seconds=FRAMES / RATE)
     return XRay(shot, said, to_uint8(clip), view, story, eye.faults(view, story), reading)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-058
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-060
 INKS = ("#ffe600", "#00e5ff", "#ff5cf0", "#7dff5c", "#ff9a3c", "#ffffff")
 
 
@@ -321,14 +338,14 @@ INKS = ("#ffe600", "#00e5ff", "#ff5cf0", "#7dff5c", "#ff9a3c", "#ffffff")
 def _font(size=12):
     return ImageFont.load_default(size)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-059
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-061
 def _ring(draw, spot, zoom, corner, ink, width):
     "One spot: a circle, and a line from its centre to where its top is."
     x, y, r = spot.x * zoom + corner[0], spot.y * zoom + corner[1], spot.radius * zoom
     draw.ellipse((x - r, y - r, x + r, y + r), outline=ink, width=width)
     draw.line((x, y, x + r * np.sin(spot.angle), y - r * np.cos(spot.angle)), fill=ink, width=width)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-060
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-062
 def tracks_drawn(taken: XRay, frame: int, zoom: int = 3) -> np.ndarray:
     "One frame, enlarged, with the tracks on it: each in a colour of its own, and what was no actor in grey."
     image = Image.fromarray(taken.frames[frame].repeat(zoom, 0).repeat(zoom, 1))
@@ -346,7 +363,7 @@ def tracks_drawn(taken: XRay, frame: int, zoom: int = 3) -> np.ndarray:
             _ring(draw, track[frame], side, corner, ink, 3)
     return np.asarray(image)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-065
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-067
 ROW, WIDE = 15, 400                                          # the height of a row and the width of the tables, in pixels
 
 
@@ -363,7 +380,7 @@ def fault_rows(taken: XRay) -> list:
     return [(name, f"{taken.faults[name]:.3g}", full(taken.faults[name], most), not taken.faults[name] <= most, f"limit {most:g}")
             for name, (most, _) in eye.LIMITS.items()]
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-067
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-069
 def _table(draw, rows, top, tick, note):
     "Rows of name, word, bar and note, from `top` down; a tick at that share of the bar."
     for n, (name, word, full, wrong, more) in enumerate(rows):
@@ -376,7 +393,7 @@ def _table(draw, rows, top, tick, note):
         if note or wrong:
             draw.text((306, y), more, ink if wrong else "#909090", _font())
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-068
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-070
 def xray_picture(taken: XRay, frame: int) -> np.ndarray:
     "The frame with its tracks, and beside it the words and the measures."
     left, words, faults = tracks_drawn(taken, frame), word_rows(taken), fault_rows(taken)
@@ -387,7 +404,7 @@ def xray_picture(taken: XRay, frame: int) -> np.ndarray:
     _table(draw, faults, 2 + ROW * (len(words) + 1), 0.5, note=True)
     return np.concatenate([np.pad(left, ((0, height - len(left)), (0, 6), (0, 0)), constant_values=255), np.asarray(panel)], 1)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-069
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-071
 def xray_text(taken: XRay) -> str:
     "What was filmed, the camera's word, the verdict, and all measures beyond their limits."
     over = [f"{name} {value} ({limit})" for name, value, _, wrong, limit in fault_rows(taken) if wrong]
@@ -396,7 +413,7 @@ def xray_text(taken: XRay) -> str:
              f"verdict: {taken.reading.unreadable or 'readable'}"]
     return "\n".join(lines + ([f"over:    {', '.join(over)}"] if over else []))
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-077
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-079
 def oracle_xray(seed: int = 0):
     "The widget: which clip, which corruption, which frame."
     import ipywidgets as W
@@ -417,12 +434,12 @@ def oracle_xray(seed: int = 0):
     look()
     return _box("oracle-xray", W.VBox([which, spoil, frame, told]), picture)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-080
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-082
 LONE = PLAIN | {"colour": "yellow", "actor": "robot", "action": "moves right"}
 PAIR = PLAIN | {"size": "small", "colour": "yellow", "actor": "star", "action": "spins", "other_actor": "box", "other_size": "medium"}
 PLACE = PLAIN | {"colour": "white", "actor": "boat", "action": "stays still", "setting": "on the beach", "size": "small"}
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-081
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-083
 ATLAS = {   # slot -> (name of its list, its words, what else there is)
     "sizes": ("size", SIZES, LONE), "colours": ("colour", COLOURS, LONE | {"actor": "balloon", "action": "swings"}),
     "actors": ("actor", ACTORS, LONE | {"action": "pulses"}), "actions": ("action", ACTIONS, LONE),
@@ -432,7 +449,7 @@ ATLAS = {   # slot -> (name of its list, its words, what else there is)
     "styles": ("style", STYLES, LONE | {"actor": "rocket", "setting": "in the mountains"}),
     "counts": ("count", CHOICES["count"], LONE | {"size": "small", "action": "bounces"})}
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-082
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-084
 def example(slot: str, word) -> Shot:
     "A shot that shows a word; between the words of a slot, only the word differs (stars need the night)."
     if slot not in ATLAS or word not in ATLAS[slot][1]:
@@ -440,7 +457,7 @@ def example(slot: str, word) -> Shot:
     name, _, rest = ATLAS[slot]
     return shot_from(rest | {name: word} | ({"time": "at night"} if word == "stars" else {}), seed=3)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-085
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-087
 TURNS = 12                                                   # frames of an atlas clip, at 4 a second
 
 
@@ -452,7 +469,7 @@ def clips_of(slot: str) -> np.ndarray:
     clips.setflags(write=False)
     return clips
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-086
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-088
 def _tile(frame, word):
     "A frame with its word beneath."
     label = Image.new("RGB", (frame.shape[1] + 4, 18), "white")
@@ -466,13 +483,13 @@ def contact_sheet(slot: str, frame: int = 0, columns: int = 5) -> np.ndarray:
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     return np.concatenate([np.concatenate(tiles[i:i + columns], 1) for i in range(0, len(tiles), columns)])
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-096
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-098
 @lru_cache(maxsize=len(ATLAS) * TURNS)
 def sheet_bytes(slot: str, frame: int) -> bytes:
     "A contact sheet as PNG."
     return png(contact_sheet(slot, frame), 1)
 
-# %% ../../nbs/20b_studio.atlas.ipynb #cell-097
+# %% ../../nbs/20b_studio.atlas.ipynb #cell-099
 def world_atlas(slot="actions"):
     "The widget: a slot's words as moving pictures, played or scrubbed."
     import ipywidgets as W

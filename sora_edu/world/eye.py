@@ -6,17 +6,16 @@
 __all__ = ['SIZE_AT', 'LIMITS', 'View', 'closer', 'see', 'torn_cells', 'body', 'size_of', 'relation_of', 'Story', 'tell',
            'faults', 'verdict', 'read', 'agrees', 'read_mini']
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-002
+# %% ../../nbs/05l_world.eye.ipynb #cell-003
 import functools
 import math
-from dataclasses import dataclass, field, replace
-from pathlib import Path as FilePath
+from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .sight import PLACE, SIDE, Sight, crops, grey, load_sight
-from .stage import ACTIONS, ACTORS, ATTRIBUTES, COLOURS, IN_PLACE, SKYLESS, FullDescription
+from .stage import ACTORS, ATTRIBUTES, COLOURS, IN_PLACE, SKYLESS, FullDescription
 from .oracle import Reading
 from .scene import ACTIONS as MINI_ACTIONS
 from .scene import ACTORS as MINI_ACTORS
@@ -26,7 +25,7 @@ from .scene import Description
 from .tracking import Camera, Track, assign, camera_of, in_world, join, spots
 from .verbs import Path, beats, explain, interactions
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-003
+# %% ../../nbs/05l_world.eye.ipynb #cell-008
 @dataclass
 class View:
     "All that was seen in one clip: for the reading, and for whoever wants to know why."
@@ -38,7 +37,7 @@ class View:
     torn: float                 # cells of a frame, in the mean, that do not belong there
     fps: float
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-004
+# %% ../../nbs/05l_world.eye.ipynb #cell-010
 def closer(net: Sight, frames: Tensor, found: list) -> list:
     "Spots of each frame [F, 3, H, W], looked at again one by one: better placed, measured, turned and named."
     flat = [(f, s) for f, spots_of in enumerate(found) for s in spots_of]
@@ -53,7 +52,7 @@ def closer(net: Sight, frames: Tensor, found: list) -> list:
         out[f].append(replace(s, x=float(x[n]), y=float(y[n]), radius=float(r[n]), angle=float(angle[n]), whole=float(whole[n]), kind=kind[n], colour=colour[n]))
     return out
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-005
+# %% ../../nbs/05l_world.eye.ipynb #cell-011
 @torch.no_grad()
 def see(net: Sight, clip: Tensor, fps: float) -> View:
     "Look at one clip [3, T, H, W] in [-1, 1] whose shorter side is 128 pixels."
@@ -64,14 +63,17 @@ def see(net: Sight, clip: Tensor, fps: float) -> View:
     light = F.interpolate(light[None], (SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)[0] if light.shape[-2:] != (SIDE // 2,) * 2 else light
     steps = net.drift(torch.stack([light[:-1], light[1:]], 1)) if len(t) > 1 else torch.zeros(0, 3)
     camera = camera_of(steps, t)
-    tracks = join(assign(closer(net, frames, [spots(said, f) for f in range(len(t))])))
+    tracks = join(assign(closer(net, frames, [spots(said, f) for f in range(len(t))]), fps))
     long = [track for track in tracks if sum(s.sure for s in track.values()) > max(0.7, 0.2 * len(t))]
     place = {name: said[name].log_softmax(1) for name in PLACE}
     return View(t, place, camera, sorted(long, key=min), [track for track in tracks if track not in long], torn_cells(said), fps)
-def torn_cells(said) -> float:
+
+
+def torn_cells(said: dict) -> float:
+    "How many cells of a frame, in the mean, do not belong there."
     return float((said["torn"].sigmoid() > 0.5).float().sum((1, 2, 3)).mean())
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-006
+# %% ../../nbs/05l_world.eye.ipynb #cell-017
 def _grid(track: Track, camera: Camera, t: int):
     "A track in the world as numbers [T, 4] and how far each can be trusted [T]."
     values, trust = torch.zeros(t, 4, dtype=torch.float64), torch.zeros(t, dtype=torch.float64)
@@ -79,14 +81,7 @@ def _grid(track: Track, camera: Camera, t: int):
         values[f], trust[f] = torch.tensor(row, dtype=torch.float64), min(1.0, track[f].sure * track[f].seen ** 2 * 1.2)
     return values, trust
 
-
-def _unwrap(angle, trust):
-    "Angles without jumps of a whole turn, over the frames that are trusted."
-    out, known = angle.clone(), trust > 0
-    out[known] = torch.from_numpy(np.unwrap(angle[known].numpy()))
-    return out
-
-# %% ../../nbs/05l_world.eye.ipynb #cell-007
+# %% ../../nbs/05l_world.eye.ipynb #cell-019
 def body(tracks: list, camera: Camera, t: Tensor) -> Path:
     "Tracks of one group as one body."
     grids = [_grid(track, camera, len(t)) for track in tracks]
@@ -98,38 +93,47 @@ def body(tracks: list, camera: Camera, t: Tensor) -> Path:
     share = (w / w.sum(0).clamp(min=1e-9))[..., None]
     centre = (values[..., :2] * share).sum(0) if n == 1 else values[..., :2].mean(0)
     radius = (values[..., 2] * share[..., 0]).sum(0)
-    turned = [_unwrap(v[:, 3], q) for v, q in grids]
-    angle = sum((a - a[every][0] if every.any() else a) * s for a, s in zip(turned, share[..., 0]))
+    angle = torch.atan2((values[..., 3].sin() * w).sum(0), (values[..., 3].cos() * w).sum(0))
     turn = torch.zeros_like(radius)
     if n > 1 and every.any():
         off = values[..., :2] - centre
         ref = off[:, every.nonzero()[0]]
-        turn = _unwrap(torch.atan2((ref[..., 0] * off[..., 1] - ref[..., 1] * off[..., 0]).sum(0), (ref * off).sum((0, 2))), every.double())
+        turn = torch.atan2((ref[..., 0] * off[..., 1] - ref[..., 1] * off[..., 0]).sum(0), (ref * off).sum((0, 2)))
     size = float((radius * w.sum(0)).sum() / w.sum().clamp(min=1e-9))
     much = w.mean(0)
     out = torch.stack([centre[:, 0], centre[:, 1], radius / max(size, 1e-6), angle, turn], -1)
-    return Path(t, out, torch.stack([n * much, n * much, n * much, n * much, much * (n > 1)], -1), size, n)
+    return Path(t, out, torch.stack([math.sqrt(n) * much] * 4 + [much * (n > 1)], -1), size, n, _slack(camera, t, centre))
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-008
+
+def _slack(camera: Camera, t: Tensor, centre: Tensor) -> tuple:
+    "How the camera may be misjudged: a pan or a zoom that goes farther than was seen, or less far."
+    ramp, zero = 1 - torch.exp(-t / 1.5), torch.zeros_like(t)
+    if camera.word.startswith("zooms"):
+        away = (0.5 - centre) * ramp[:, None]
+        return ((torch.stack([away[:, 0], away[:, 1], -ramp], -1), 0.06),)
+    columns = {"pans": (ramp, zero, zero), "tilts": (zero, ramp, zero)}.get(camera.word.split()[0])
+    return ((torch.stack(columns, -1), 0.03),) if columns else ()
+
+# %% ../../nbs/05l_world.eye.ipynb #cell-024
 SIZE_AT = (0.1275, 0.161)           # radius at the beginning, between small, medium and big
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-025
 def size_of(track: Track, camera: Camera, fps: float, action=None) -> str:
     "Small, medium or big, as it is at the beginning."
     world = in_world(track, camera)
-    early = action in ("grows", "shrinks", "pulses") or camera.word.startswith("zooms")
-    frames = sorted(world)[:max(1, round(fps))] if early else sorted(world)
+    early = fps if action in ("grows", "shrinks", "pulses") else fps / 2 if camera.word.startswith("zooms") else len(world)
+    frames = sorted(world)[:max(1, round(early))]
     value = _begin(world, frames, fps, action)
     return ("small", "medium", "big")[sum(value > limit for limit in SIZE_AT)]
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-026
 def _begin(world, frames, fps, action):
     "The radius at frame 0, from those frames, corrected by the law of size."
     scale = {"grows": lambda c: 1 + 0.5 * (1 - math.exp(-c)), "shrinks": lambda c: 1 - 0.5 * (1 - math.exp(-c)),
              "pulses": lambda c: 1 + 0.25 * math.sin(2 * math.pi * c)}.get(action, lambda c: 1.0)
     return float(np.median([world[f][2] / scale(f / fps) for f in frames]))
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-009
+# %% ../../nbs/05l_world.eye.ipynb #cell-029
 def _place_words(view: View) -> dict:
     "The words of place, from all frames together, each with its confidence."
     words, sure = {}, {}
@@ -143,7 +147,7 @@ def _place_words(view: View) -> dict:
         words["weather"] = PLACE["weather"][max((i for i, w in enumerate(PLACE["weather"]) if w != "stars"), key=lambda i: float(other[i]))]
     return words | {"sure": sure}
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-010
+# %% ../../nbs/05l_world.eye.ipynb #cell-032
 def _pair_stories(paths, tracks):
     "Explanations of two actors, the cheapest first: (cost, order, action, relation, what is left)."
     told = []
@@ -154,7 +158,7 @@ def _pair_stories(paths, tracks):
             told += [(cost + c, (i, j), action, relation_of(tracks[i], tracks[j]), torch.cat([left, l])) for c, l in stays.values()]
     return sorted(told, key=lambda one: one[0])
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-033
 def relation_of(first: Track, second: Track) -> str:
     "How the first stands to the second, where both are seen."
     both = sorted(set(first) & set(second)) or [0]
@@ -167,21 +171,21 @@ def relation_of(first: Track, second: Track) -> str:
         return "left of" if x > 0 else "right of"
     return "above" if y > 0 else "below"
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-011
+# %% ../../nbs/05l_world.eye.ipynb #cell-038
 @dataclass
 class Story:
-    "What happens, in words, and what it leaves unexplained: `left` [numbers], in units of a good track's noise."
+    "What happens, in words, and what it leaves unexplained: `left` [rows, numbers], in units of a good track's noise."
     description: FullDescription
     left: Tensor
     margin: float               # how much worse the next explanation is
     order: tuple = (0,)         # which track is the first actor, which the second
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-039
 def _best(told):
     "How much the cheapest explanation costs less than the cheapest that says something else."
     return next((one[0] - told[0][0] for one in told[1:] if one[1:-1] != told[0][1:-1]), 1e3)
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-012
+# %% ../../nbs/05l_world.eye.ipynb #cell-041
 def tell(view: View) -> Story:
     "The best explanation of what was seen."
     place = _place_words(view)
@@ -192,7 +196,7 @@ def tell(view: View) -> Story:
     looks = {(t.kind, t.colour) for t in view.tracks}
     return (_tell_pair if len(view.tracks) == 2 and len(looks) == 2 else _tell_group)(view, base)
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-042
 def _tell_group(view: View, base) -> Story:
     tracks = view.tracks
     kind, colour = (int(sum(t.total(name) for t in tracks).argmax()) for name in ("kind", "colour"))
@@ -201,9 +205,9 @@ def _tell_group(view: View, base) -> Story:
     sizes = [size_of(t, view.camera, view.fps, said[0] if said else None) for t in tracks]
     first, second, third = (*said, None, None, None)[:3]
     return Story(replace(base, size=max(set(sizes), key=sizes.count), colour=COLOURS[colour], actor=ACTORS[kind], count=min(len(tracks), 4),
-                         action=first, second=second, third=third), left.flatten(), _best(acts), tuple(range(len(tracks))))
+                         action=first, second=second, third=third), left, _best(acts), tuple(range(len(tracks))))
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-043
 def _tell_pair(view: View, base) -> Story:
     a, b = view.tracks
     told = _pair_stories([body([t], view.camera, view.t) for t in (a, b)], view.tracks) if len(view.t) > 1 else []
@@ -211,9 +215,9 @@ def _tell_pair(view: View, base) -> Story:
     one, two = view.tracks[i], view.tracks[j]
     return Story(replace(base, size=size_of(one, view.camera, view.fps, action), colour=COLOURS[one.colour], actor=ACTORS[one.kind], action=action,
                          count=1, relation=relation, other_size=size_of(two, view.camera, view.fps), other_colour=COLOURS[two.colour],
-                         other_actor=ACTORS[two.kind]), left.flatten(), _best(told), (i, j))
+                         other_actor=ACTORS[two.kind]), left, _best(told), (i, j))
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-013
+# %% ../../nbs/05l_world.eye.ipynb #cell-046
 def _missing(view: View) -> int:
     "In how many frames an actor is not seen, although nothing stands before it."
     most, n = 0, len(view.t)
@@ -223,7 +227,7 @@ def _missing(view: View) -> int:
         most = max(most, sum(not any(_covers(o, track, f) for o in others) for f in absent))
     return most
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-047
 def _covers(other: Track, track: Track, frame: int) -> bool:
     "May the one stand before the other in that frame?"
     if frame not in other:
@@ -232,14 +236,14 @@ def _covers(other: Track, track: Track, frame: int) -> bool:
     o, s = other[frame], track[near]
     return math.hypot(o.x - s.x, o.y - s.y) < o.radius + s.radius + 0.05 * abs(frame - near)
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-050
 def _disagree(track: Track, name: str) -> float:
     "The share of the frames that show it plainly in which the track looks like something else, and clearly."
     plain = [s for s in track.values() if s.seen > 0.75 and s.sure > 0.4]
     mine = int(track.total(name).argmax())
     return sum(float(getattr(s, name).max() - getattr(s, name)[mine]) > 1.0 for s in plain) / max(1, len(plain))
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-051
 def _changes(view: View) -> float:
     "How clearly the place at the end is another than at the beginning, in nats."
     n = len(view.t)
@@ -253,21 +257,7 @@ def _changes(view: View) -> float:
             most = max(most, min(float(a[i] - a[j]), float(b[j] - b[i])))
     return most
 
-
-def faults(view: View, story: Story) -> dict:
-    "What may be wrong with a clip, as numbers."
-    tracks, n = view.tracks, len(view.t)
-    looks = len({(t.kind, t.colour) for t in tracks})
-    left = story.left.square() if len(story.left) else torch.zeros(1)
-    rows = left.view(-1, 5).sum(1) if len(left) % 5 == 0 and len(left) > 1 else left.view(-1, 4).sum(1) if len(left) > 3 else left
-    return dict(
-        empty=float(not tracks), crowd=float(len(tracks) > 4 or len(tracks) > 2 and looks > 1),
-        missing=_missing(view), stray=sum(s.sure for t in view.stray for s in t.values()),
-        kind=max((_disagree(t, "kind") for t in tracks), default=0.0), colour=max((_disagree(t, "colour") for t in tracks), default=0.0),
-        broken=max((_window([1 - s.whole for _, s in sorted(t.items()) if s.seen > 0.6]) for t in tracks), default=0.0),
-        torn=view.torn, change=_changes(view), lawless=float(left.mean()), jump=float(rows.max()), leap=_leap(view), shaken=128 * view.camera.left)
-
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-053
 def _leap(view: View) -> float:
     "The farthest that anything goes in the world from one frame to the next, in stage sides a second."
     most = 0.0
@@ -277,29 +267,42 @@ def _leap(view: View) -> float:
         most = max(most, max(steps, default=0.0) * view.fps)
     return most
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-054
 def _window(values, n=5) -> float:
     "The largest mean of a few neighbours."
     if len(values) < n:
         return float(np.mean(values)) if values else 0.0
     return float(np.convolve(values, np.ones(n) / n, "valid").max())
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-014
+# %% ../../nbs/05l_world.eye.ipynb #cell-055
+def faults(view: View, story: Story) -> dict:
+    "What may be wrong with a clip, as numbers."
+    tracks, n = view.tracks, len(view.t)
+    looks = len({(t.kind, t.colour) for t in tracks})
+    left = story.left.square() if len(story.left) else torch.zeros(1, 1)
+    return dict(
+        empty=float(not tracks), crowd=float(len(tracks) > 4 or len(tracks) > 2 and looks > 1),
+        missing=_missing(view), stray=sum(s.sure for t in view.stray for s in t.values()),
+        kind=max((_disagree(t, "kind") for t in tracks), default=0.0), colour=max((_disagree(t, "colour") for t in tracks), default=0.0),
+        broken=max((_window([1 - s.whole for _, s in sorted(t.items()) if s.seen > 0.6]) for t in tracks), default=0.0),
+        torn=view.torn, change=_changes(view), lawless=float(left.mean()), jump=float(left.sum(1).max()), leap=_leap(view), shaken=128 * view.camera.left)
+
+# %% ../../nbs/05l_world.eye.ipynb #cell-057
 LIMITS = {   # measure -> how much of it a readable clip may have, and what is said of one with more
     "empty": (0, "there is no actor"), "crowd": (0, "there are more actors than belong together"),
-    "missing": (3, "an actor is missing in some frames"), "stray": (3.0, "something appears and is gone again"),
-    "kind": (0.3, "an actor changes its shape"), "colour": (0.3, "an actor changes its colour"),
-    "broken": (0.75, "an actor is not whole"), "torn": (3.0, "there are patches that belong elsewhere"),
-    "change": (1.0, "the place changes"), "lawless": (2.5, "no action explains how the actors move"),
-    "jump": (400, "an actor jumps"), "leap": (1.8, "an actor is suddenly elsewhere"), "shaken": (1.5, "the landscape jumps"),
+    "missing": (5, "an actor is missing in some frames"), "stray": (6.0, "something appears and is gone again"),
+    "kind": (0.45, "an actor changes its shape"), "colour": (0.25, "an actor changes its colour"),
+    "broken": (0.6, "an actor is not whole"), "torn": (4.0, "there are patches that belong elsewhere"),
+    "change": (1.6, "the place changes"), "lawless": (16.0, "no action explains how the actors move"),
+    "jump": (800, "an actor jumps"), "leap": (1.6, "an actor is suddenly elsewhere"), "shaken": (1.3, "the landscape jumps"),
 }
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-058
 def verdict(found: dict) -> str | None:
     "The first reason why a clip with these faults is unreadable, or `None`."
     return next((reason for name, (most, reason) in LIMITS.items() if not found[name] <= most), None)
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-015
+# %% ../../nbs/05l_world.eye.ipynb #cell-069
 def _sure(view: View, story: Story) -> dict:
     "Attribute -> confidence, 0 to 1."
     said = story.description
@@ -315,7 +318,7 @@ def _sure(view: View, story: Story) -> dict:
     sure |= {slot: steady for slot in ("count", "size", "other_size")}
     return {a: round(sure[a], 3) for a in ATTRIBUTES if getattr(said, a) is not None and a in sure}
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-016
+# %% ../../nbs/05l_world.eye.ipynb #cell-072
 def _check(video, fps):
     if not torch.is_tensor(video) or video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
         got = tuple(video.shape) if torch.is_tensor(video) else type(video).__name__
@@ -330,7 +333,7 @@ def _check(video, fps):
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 4 <= fps <= 240:
         raise ValueError(f"fps: got {fps!r}, allowed: 4 to 240")
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-073
 def _fit_in(clip: Tensor, fps: float):
     "A clip [3, T, H, W] as the eye knows clips: about 8 frames a second, the shorter side 128 pixels."
     if fps > 12:
@@ -342,12 +345,12 @@ def _fit_in(clip: Tensor, fps: float):
         clip = F.interpolate(clip.transpose(0, 1), size, mode="bilinear", antialias=True).transpose(0, 1)
     return clip, fps
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-017
+# %% ../../nbs/05l_world.eye.ipynb #cell-074
 @functools.lru_cache(maxsize=1)
 def _eye() -> Sight:
     return load_sight()
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-075
 def read(video: Tensor, *, fps: float = 8, net: Sight | None = None) -> list:
     """What each clip shows: `video` [B, 3, T, H, W], floats in [-1, 1] -> B readings, each with a `FullDescription`. T = 1 is an image:
     no action, no camera. Other sizes and rates are brought to those that the eye knows; ValueError for what is no video."""
@@ -359,10 +362,10 @@ def read(video: Tensor, *, fps: float = 8, net: Sight | None = None) -> list:
         readings.append(Reading(story.description, _sure(view, story), verdict(faults(view, story))))
     return readings
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-018
+# %% ../../nbs/05l_world.eye.ipynb #cell-084
 _TURNED = {"right of": "left of", "below": "above", "behind": "in front of"}
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-085
 def _one_way(said: FullDescription) -> FullDescription:
     "Of two that stay still, either may be told of first: the one way to tell it that counts."
     if said.action not in ("stays still", None) or said.relation not in _TURNED:
@@ -370,24 +373,26 @@ def _one_way(said: FullDescription) -> FullDescription:
     return replace(said, relation=_TURNED[said.relation], size=said.other_size, colour=said.other_colour, actor=said.other_actor,
                    other_size=said.size, other_colour=said.colour, other_actor=said.actor)
 
-
-def agrees(reading: Reading, description: FullDescription) -> dict:
-    "Attribute -> whether the reading agrees with what was said; the unsaid is left out, the unreadable is wrong."
+# %% ../../nbs/05l_world.eye.ipynb #cell-086
+def agrees(reading: Reading, description: FullDescription, whole: bool = False) -> dict:
+    """Attribute -> whether the reading agrees with what was said; the unreadable is wrong. The unsaid is left out, or, if the description
+    is the `whole` truth, it must not be read either: no second beat where there is none."""
     seen, said = _one_way(reading.description), _one_way(description)
     good = reading.unreadable is None
-    return {a: good and getattr(seen, a) == getattr(said, a) for a in ATTRIBUTES if getattr(said, a) is not None}
+    asked = [a for a in ATTRIBUTES if getattr(said, a) is not None or whole and getattr(seen, a) is not None]
+    return {a: good and getattr(seen, a) == getattr(said, a) for a in asked}
 
-# %% ../../nbs/05l_world.eye.ipynb #cell-019
+# %% ../../nbs/05l_world.eye.ipynb #cell-091
 _MINI_MIDDLE = {"ball": 0.145, "box": 0.188, "triangle": 0.158, "star": 0.141, "heart": 0.149, "ring": 0.145}      # between small and big
 _MINI_SKY = ("at night", "at sunset")
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-092
 def read_mini(video: Tensor, *, fps: float = 8, net: Sight | None = None) -> list:
     "What clips of the small world show, in its own words: B descriptions. For comparison with the small world's own oracle."
     _check(video, fps)
     return [_tell_mini(see(net or _eye(), *_fit_in(clip, fps))) for clip in video.detach().float().cpu()]
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-093
 def _tell_mini(view: View) -> Description:
     if not view.tracks:
         return Description()
@@ -400,7 +405,7 @@ def _tell_mini(view: View) -> Description:
     radius = _begin(world, sorted(world)[:8] if action in ("grows", "shrinks") else sorted(world), view.fps, action)
     return Description(("small", "big")[radius > _MINI_MIDDLE[kind]], colour, kind, action, _mini_setting(view))
 
-
+# %% ../../nbs/05l_world.eye.ipynb #cell-094
 def _mini_setting(view):
     "Two of its settings are times of day here."
     time = view.place["time"].exp().mean(0)

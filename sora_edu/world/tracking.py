@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from .sight import CELLS
-from .stage import ACTORS, CAMERAS, COLOURS
 
 # %% ../../nbs/05j_world.tracking.ipynb #cell-010
 @dataclass
@@ -84,7 +82,7 @@ class Track(dict):
         return x, y
 
 # %% ../../nbs/05j_world.tracking.ipynb #cell-037
-REACH = 0.22                # farther than this, in stage sides a frame, nothing goes
+REACH = 1.76                # farther than this, in stage sides a second, nothing goes
 
 
 def _unlike(track, spot):
@@ -93,17 +91,17 @@ def _unlike(track, spot):
     return sum(float(0.5 * (a.exp() - b.exp()).abs().sum()) for a, b in ((last.kind, spot.kind), (last.colour, spot.colour)))
 
 
-def assign(frames: list) -> list:
+def assign(frames: list, fps: float = 8) -> list:
     "Spots of each frame -> tracks. In every frame the assignment that costs least in all (Kuhn's Hungarian method)."
-    tracks = []
+    tracks, reach = [], REACH / fps
     for f, found in enumerate(frames):
         cost = np.full((len(tracks), len(found)), 99.0)
         for i, track in enumerate(tracks):
             x, y = track.at(f)
             for j, s in enumerate(found):
                 far = math.hypot(s.x - x, s.y - y)
-                if far < REACH * min(f - max(track), 3) and f - max(track) < 12:
-                    cost[i, j] = far / REACH + _unlike(track, s)
+                if far < reach * min(f - max(track), 3) and f - max(track) < 1.5 * fps:
+                    cost[i, j] = far / reach + _unlike(track, s)
         taken = set()
         for i, j in zip(*linear_sum_assignment(cost)):
             if cost[i, j] < 2.5:
@@ -151,7 +149,7 @@ class Camera:
     left: float             # what is left unexplained of its steps, in stage sides
 
 # %% ../../nbs/05j_world.tracking.ipynb #cell-057
-LEAST = {"pan": 0.05, "zoom": 0.055, "shake": 0.0045}       # of a camera that is not still
+LEAST = {"pan": 0.045, "zoom": 0.035, "shake": 0.003}       # of a camera that is not still
 
 
 def camera_of(steps: Tensor, t: Tensor) -> Camera:

@@ -8,11 +8,10 @@ __all__ = ['NOISE', 'CHANNELS', 'ONE', 'VERBS', 'ROBUST', 'BEAT_STARTS', 'BEAT_P
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-003
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from .stage import ACTIONS, IN_PLACE
+from .stage import ACTIONS
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-007
 NOISE = {"x": 0.006, "y": 0.006, "radius": 0.02, "angle": 0.15, "turn": 0.08}       # what a good track still wobbles by
@@ -29,6 +28,7 @@ class Path:
     trust: Tensor
     size: float
     members: int = 1
+    slack: tuple = ()               # ways in which the camera may be misjudged: (column [T, 3] over x, y, radius; how far, as a deviation)
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-021
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ VERBS = {
 ROBUST = 4.0                # beyond so many units of noise, a frame counts no more than linearly
 
 
-def _solve(design: Tensor, aim: Tensor, weight: Tensor):
+def _solve(design: Tensor, aim: Tensor, weight: Tensor, prior: Tensor | None = None):
     """Weighted least squares of many ways at once: design [W, R, K], aim [W, R], weight [R] -> numbers [W, K], what is left [W, R]
-    in units of noise. Twice: the second time what was left over too far pulls less."""
+    in units of noise. Twice: the second time what was left over too far pulls less. `prior` [K] says how dear it is that a number is not 0."""
     root = weight.sqrt()
     a, b = design * root[:, None], (aim * root)[..., None]
-    pull = torch.ones_like(b)
+    pull, firm = torch.ones_like(b), torch.diag(torch.full((a.shape[-1],), 1e-9, dtype=a.dtype) if prior is None else prior + 1e-9)
     for _ in range(2):
-        k = torch.linalg.solve((a * pull).mT @ a + 1e-9 * torch.eye(a.shape[-1], dtype=a.dtype), (a * pull).mT @ b)
+        k = torch.linalg.solve((a * pull).mT @ a + firm, (a * pull).mT @ b)
         left = b - a @ k
         pull = ROBUST / left.abs().clamp(min=ROBUST)
     return k[..., 0], left[..., 0]
@@ -139,40 +139,56 @@ def _allowed(numbers: dict, within: dict) -> bool:
 def _fit(ways: list, path: Path):
     "The way of a verb that leaves least, among those whose numbers are allowed: (what is left [T, 5] in units of noise, the numbers), or `None`."
     t, names = len(path.t), list(ways[0].columns)
-    base = torch.zeros(len(ways), t, 5, 5 + len(names), dtype=torch.float64)
+    base = torch.zeros(len(ways), t, 5, 5 + len(names) + len(path.slack), dtype=torch.float64)
     base[:, :, range(5), range(5)] = 1                                      # where each channel begins is free
-    aim = path.values.expand(len(ways), -1, -1).clone()
+    prior = torch.zeros(base.shape[-1], dtype=torch.float64)
+    for s, (column, far) in enumerate(path.slack, 5 + len(names)):
+        base[:, :, :3, s], prior[s] = column, far ** -2
+    fixed = torch.zeros(len(ways), t, 5, dtype=torch.float64)
     for w, way in enumerate(ways):
         for k, name in enumerate(names):
             for channel, column in way.columns[name].items():
                 base[w, :, ONE[channel], 5 + k] = column
         for channel, column in (way.fixed or {}).items():
-            aim[w, :, ONE[channel]] -= column
+            fixed[w, :, ONE[channel]] = column
     noise = torch.tensor(list(NOISE.values()), dtype=torch.float64)
     weight = path.trust / noise ** 2
-    k, left = _solve(base.flatten(1, 2), aim.flatten(1), weight.flatten())
-    cost = left.square().sum(1)
-    for w in cost.argsort().tolist():
-        numbers = dict(zip(names, k[w, 5:].tolist()))
+    k, left = _solve(base[:, :, :3].flatten(1, 2), (path.values - fixed)[:, :, :3].flatten(1), weight[:, :3].flatten(), prior)
+    turned = fixed[:, :, 3:] + (base[:, :, 3:, 5:] @ k[:, None, 5:, None])[..., 0]
+    left = torch.cat([left.view(-1, t, 3), _round(path.values[:, 3:] - turned, weight[:, 3:])], -1)
+    for w in _huber(left).sum((1, 2)).argsort().tolist():
+        numbers = dict(zip(names, k[w, 5:5 + len(names)].tolist()))
         start = float(k[w, ONE["radius"]])
         if "g" in numbers and "radius" in ways[w].columns["g"]:
             numbers["g"] /= max(start, 0.2)
         if _allowed(numbers, ways[w].within):
-            return left[w].view(t, 5), numbers
+            return left[w], numbers
     return None
+
+
+def _round(angle: Tensor, weight: Tensor) -> Tensor:
+    "Angles [W, T, 2] from their mean direction, the short way round, in units of noise. A whole turn more or less is no difference."
+    mean = torch.atan2((angle.sin() * weight).sum(1, keepdim=True), (angle.cos() * weight).sum(1, keepdim=True))
+    away = angle - mean
+    return torch.atan2(away.sin(), away.cos()) * weight.sqrt()
+
+
+def _huber(left: Tensor) -> Tensor:
+    "Squares of what is left, but of an outlier not more than its share (Huber, 1964)."
+    away = left.abs()
+    return torch.where(away < ROBUST, away ** 2, 2 * ROBUST * away - ROBUST ** 2)
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-049
 def _cost(left: Tensor) -> float:
-    "Squares of what is left, but of an outlier not more than its share (Huber)."
-    away = left.abs()
-    return float(torch.where(away < ROBUST, away ** 2, 2 * ROBUST * away - ROBUST ** 2).sum())
+    "What an explanation costs: the sum of that."
+    return float(_huber(left).sum())
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-052
 def _part(path: Path, low, high) -> Path:
     "The path in a stretch of time."
     mine = (path.t >= low - 1e-6) & (path.t <= high + 1e-6)
     size = path.size * float(path.values[mine, 2].mean()) if mine.any() else path.size
-    return Path(path.t[mine], path.values[mine], path.trust[mine], size, path.members)
+    return Path(path.t[mine], path.values[mine], path.trust[mine], size, path.members, tuple((column[mine], far) for column, far in path.slack))
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-053
 def explain(path: Path, start=0.0, end=math.inf, verbs=ACTIONS) -> dict:
@@ -245,7 +261,7 @@ def _jumps(t):
                 yield way * torch.cos(turn), torch.sin(turn), torch.sin(math.pi * u)
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-082
-def _together(t, size_a, size_b) -> dict:
+def _together(t) -> dict:
     "Interaction -> its ways, as columns over (x and y of the first, x and y of the second)."
     z = torch.zeros_like(t)
     ways = {"orbits": [], "chases": [], "bumps into": [], "hides behind": [], "jumps over": []}
@@ -279,10 +295,10 @@ def _possible(action, k, apart) -> bool:
 # %% ../../nbs/05k_world.verbs.ipynb #cell-089
 def _still(path: Path) -> float:
     "What neither growing nor turning leaves of radius and angle."
-    noise = torch.tensor([NOISE["radius"], NOISE["angle"]], dtype=torch.float64)
-    v, w = path.values[:, 2:4], path.trust[:, 2:4]
-    mean = (v * w).sum(0) / w.sum(0).clamp(min=1e-6)
-    return _cost((v - mean) * w.sqrt() / noise)
+    v, w = path.values, path.trust
+    mean = (v[:, 2] * w[:, 2]).sum() / w[:, 2].sum().clamp(min=1e-6)
+    swell, turned = (v[:, 2] - mean) * w[:, 2].sqrt() / NOISE["radius"], _round(v[None, :, 3:], w[:, 3:] / NOISE["angle"] ** 2)
+    return _cost(swell) + _cost(turned[..., 0])
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-090
 def interactions(a: Path, b: Path) -> list:
@@ -292,16 +308,19 @@ def interactions(a: Path, b: Path) -> list:
     weight = torch.cat([a.trust[:, :2], b.trust[:, :2]], 1) / noise ** 2
     rest = sum(_still(p) for p in (a, b))
     told = []
-    for action, ways in _together(a.t, a.size, b.size).items():
+    for action, ways in _together(a.t).items():
         columns = torch.stack([torch.stack([torch.stack(c, -1) for c in way], -1) for way, _ in ways])      # [W, T, 4, K]
         begin = torch.zeros(len(ways), t, 4, 4, dtype=torch.float64)
         begin[:, :, range(4), range(4)] = 1
         if ways[0][1]:                                                                  # the first goes round the second's own place
             begin = torch.zeros(len(ways), t, 4, 2, dtype=torch.float64)
             begin[:, :, [0, 2], 0], begin[:, :, [1, 3], 1] = 1, 1
-        k, left = _solve(torch.cat([begin, columns], -1).flatten(1, 2), aim.expand(len(ways), -1, -1).flatten(1), weight.flatten())
+        slack = [torch.cat([u[:, :2], v[:, :2]], 1).expand(len(ways), -1, -1) for (u, _), (v, _) in zip(a.slack, b.slack)]
+        design = torch.cat([begin, columns, *(s[..., None] for s in slack)], -1)
+        prior = torch.tensor([0.0] * (design.shape[-1] - len(slack)) + [far ** -2 for _, far in a.slack[:len(slack)]], dtype=torch.float64)
+        k, left = _solve(design.flatten(1, 2), aim.expand(len(ways), -1, -1).flatten(1), weight.flatten(), prior)
         for w in left.square().sum(1).argsort().tolist()[:12]:
-            if _possible(action, k[w, begin.shape[-1]:].tolist(), a.size + b.size):
+            if _possible(action, k[w, begin.shape[-1]:begin.shape[-1] + columns.shape[-1]].tolist(), a.size + b.size):
                 told.append((_cost(left[w]) + rest, action, left[w].view(t, 4)))
                 break
     return sorted(told, key=lambda one: one[0])
