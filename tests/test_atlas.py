@@ -165,6 +165,8 @@ def test_a_refused_choice_says_why_and_loses_nothing(board):
     shot, kept, typed = board.shot, board.picture.value, board.typed.value
     board.lists["count"].value = "4"
     assert "at most 2 medium" in board.told.value and (board.shot, board.picture.value, board.typed.value) == (shot, kept, typed)
+    board.seed.value = 9                                          # the seed goes on with what was touched last
+    assert "at most 2 medium" in board.told.value and board.words["count"] == 4 and board.picture.value == kept
     board.lists["size"].value = "small"
     assert in_step(board) and board.shot.groups[0].count == 4
 

@@ -12,7 +12,7 @@ BALL = Shot((Group("small", "red", "ball", ("moves right",)),), "in the desert",
 TWO = Shot((Group("small", "green", "fish", ("orbits",)), Group("medium", "blue", "house")), "over a meadow", seed=2)
 EASY = [BALL, TWO, Shot((Group("small", "yellow", "star", ("bounces",), 3),), "in the snow", "at night", seed=1),
         Shot((Group("big", "blue", "car", ("grows",)),), "in the city", camera="pans left", seed=8),
-        Shot((Group("medium", "pink", "heart", ("rises", "falls")),), "on the beach", "at sunset", style="watercolour", seed=3),
+        Shot((Group("medium", "pink", "heart", ("rises", "falls")),), "over a meadow", seed=3),
         Shot((Group("small", "white", "ring", ("hides behind",)), Group("big", "orange", "box")), "in the forest", "by day", "rain", seed=6)]
 
 

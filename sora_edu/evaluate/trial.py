@@ -63,7 +63,7 @@ def score(read: list) -> dict:
     that is called unreadable is wrong in all of it."""
     right, asked, all_right, lost = Counter(), Counter(), 0, 0
     for shot, reading in read:
-        told = eye.agrees(reading, shot.description)
+        told = eye.agrees(reading, shot.description, whole=True)
         lost += reading.unreadable is not None
         all_right += all(told.values())
         for a, good in told.items():
@@ -208,13 +208,15 @@ def melting(take: Take) -> Tensor:
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-043
 def _elsewhere(take, frames):
-    "A way to go (right, down), in pixels, at whose end the actor is inside the frame in all those frames, and clear of where it was; or `None`."
+    "A way (right, down), in pixels, to a place inside the frame and clear of all actors, itself included, in all those frames; or `None`."
     x, y, r = (take.track[k, frames] for k in range(3))
+    xs, ys, rs = (take.truth.tracks[:, k, frames] for k in range(3))                # of all actors [N, T]
     reach = 1.2 * r                                                                 # no shape goes beyond, nor does its outline
-    for _ in range(400):
-        dx, dy = take.rng.uniform(-0.8, 0.8), take.rng.uniform(-0.8, 0.8)
-        inside = bool((((x + dx - reach) > 0.0) & ((x + dx + reach) < 1) & ((y + dy - reach) > 0) & ((y + dy + reach) < 1)).all())
-        if inside and math.hypot(dx, dy) > max(0.25, 2.4 * float(r.max())):
+    (left, right), (up, down) = ((float((reach - v).max()), float((1 - reach - v).min())) for v in (x, y))
+    for _ in range(400 if left < right and up < down else 0):
+        dx, dy = take.rng.uniform(left, right), take.rng.uniform(up, down)
+        clear = bool((torch.hypot(xs - x - dx, ys - y - dy) > 1.1 * (rs + r)).all())
+        if clear and math.hypot(dx, dy) > 0.25:
             return round(dx * take.side), round(dy * take.side)
     return None
 

@@ -234,7 +234,7 @@ def _covers(other: Track, track: Track, frame: int) -> bool:
         return False
     near = min(track, key=lambda f: abs(f - frame))
     o, s = other[frame], track[near]
-    return math.hypot(o.x - s.x, o.y - s.y) < o.radius + s.radius + 0.05 * abs(frame - near)
+    return math.hypot(o.x - s.x, o.y - s.y) < o.radius + s.radius + min(0.15, 0.05 * abs(frame - near))
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-050
 def _disagree(track: Track, name: str) -> float:
@@ -307,8 +307,9 @@ def _sure(view: View, story: Story) -> dict:
     "Attribute -> confidence, 0 to 1."
     said = story.description
     sure = dict(_place_words(view)["sure"])
+    told_of = (story.order if said.other_actor else story.order[:1]) if view.tracks else ()
     for name, slots in (("kind", ("actor", "other_actor")), ("colour", ("colour", "other_colour"))):
-        for slot, i in zip(slots, story.order if said.other_actor else story.order[:1]):
+        for slot, i in zip(slots, told_of):
             sure[slot] = float((view.tracks[i].total(name) / 3).softmax(0).max())
     act = 1 - math.exp(-max(0.0, story.margin) / 20)
     sure |= {slot: act for slot in ("action", "second", "third", "relation")}
