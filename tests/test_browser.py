@@ -109,6 +109,13 @@ def changes(page, look, act, what):
     wait_for(lambda: look() != before, 20, what)
 
 
+def opened(page, name):
+    "A widget, brought into view, and what its text says."
+    box = page.locator(f".{name}").first
+    box.scroll_into_view_if_needed()
+    return box, lambda: box.locator("pre").inner_text()
+
+
 def press_track(page, box, nth, where):
     "Press the mouse on a slider's track, at a share `where` of its length."
     track = box.locator(".noUi-base").nth(nth)
@@ -206,9 +213,8 @@ def choose(box, name):
 
 
 def test_storyboard_composer(page):
-    box = page.locator(".storyboard-composer").first
-    box.scroll_into_view_if_needed()
-    typed, told, slots = box.locator("input[type=text]").first, lambda: box.locator("pre").inner_text(), lambda: box.locator(".marks").inner_text()
+    box, told = opened(page, "storyboard-composer")
+    typed, slots = box.locator("input[type=text]").first, lambda: box.locator(".marks").inner_text()
     assert "other actor" in slots() and box.locator(".mark-other_colour").inner_text().startswith("blue")
     typed.fill("three small robots spin, then rise in space")
     changes(page, lambda: image(box), lambda: typed.press("Enter"), "a clip of what was typed")
@@ -233,9 +239,7 @@ def test_storyboard_composer(page):
 
 
 def test_oracle_xray(page):
-    box = page.locator(".oracle-xray").first
-    box.scroll_into_view_if_needed()
-    told = lambda: box.locator("pre").inner_text()
+    box, told = opened(page, "oracle-xray")
     assert "verdict: readable" in told()
     choose(box, "frame").focus()
     changes(page, lambda: image(box), lambda: page.keyboard.press("End"), "the last frame by keyboard")
@@ -249,9 +253,7 @@ def test_oracle_xray(page):
 
 
 def test_world_atlas(page):
-    box = page.locator(".world-atlas").first
-    box.scroll_into_view_if_needed()
-    told = lambda: box.locator("pre").inner_text()
+    box, told = opened(page, "world-atlas")
     assert "15 actions, 0.00 s" in told()
     choose(box, "frame").focus()
     changes(page, lambda: image(box), lambda: page.keyboard.press("ArrowRight"), "the next frame by keyboard")

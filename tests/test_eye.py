@@ -68,7 +68,7 @@ def test_what_is_no_clip_is_unreadable(clips, way):
 
 
 def test_an_empty_stage_and_noise_are_unreadable():
-    assert eye.read(film.render(BALL, actors=False))[0].unreadable
+    assert eye.read(film.render(BALL, actors=()))[0].unreadable
     assert eye.read(torch.rand(1, 3, 9, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1)[0].unreadable
 
 

@@ -221,7 +221,7 @@ def test_caught():
 
 
 def test_a_share_has_an_interval_around_it():
-    share = T._share(196, 200)
+    share = T._row(196, 200)
     assert share["value"] == 98 and share["n"] == 200 and share["interval"][0] < 97 and 98.5 < share["interval"][1] < 100
 
 

@@ -15,16 +15,14 @@ from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from .adherence import wilson
-from .speed import measure
+from .adherence import _share, wilson
+from .speed import _percent, measure
 from ..video import encode_video, from_uint8, read_video, to_uint8
 from ..world import eye, film, oracle, render
-from ..world.motion import choreograph
 from ..world.scene import World as MiniWorld
 from ..world.dataset import World
 from ..world.stage import COLOUR_RGB, COLOURS
@@ -79,26 +77,25 @@ def fresh(n: int = 4000) -> dict:
     return score(readings(range(n)))
 
 
-def _share(right, n):
-    low, high = wilson(right, n)
-    return {"value": round(100 * right / n, 2), "interval": [round(100 * low, 2), round(100 * high, 2)], "n": n}
+def _row(right, n):
+    return _percent(_share(right, n))
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-024
 @measure("oracle_worst_attribute", "%", of="world", slow=True)
 def _():
     told = fresh()
     worst = min(told["each"], key=told["each"].get)
-    return _share(told["right"][worst], told["asked"][worst])
+    return _row(told["right"][worst], told["asked"][worst])
 
 
 @measure("oracle_all", "%", of="world", slow=True)
 def _():
-    return _share(fresh()["all_right"], fresh()["n"])
+    return _row(fresh()["all_right"], fresh()["n"])
 
 
 @measure("false_unreadable", "%", of="world", slow=True)
 def _():
-    return _share(fresh()["unreadable"], fresh()["n"])
+    return _row(fresh()["unreadable"], fresh()["n"])
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-026
 def through_h264(clip, shot=None, number=0, crf=28) -> Tensor:
@@ -146,18 +143,6 @@ def _():
     linear_code()                       # once, before the workers are made
     return points_lost(through_pca)
 
-# %% ../../nbs/19c_evaluate.trial.ipynb #cell-036
-def _cast(shot, keep, **size) -> Tensor:
-    "The clip of a shot [3, T, H, W] in which only the actors whose numbers are in `keep` appear; they do what they always did."
-    def some(*args, **kwargs):
-        all_of_them = choreograph(*args, **kwargs)
-        few = {name: getattr(all_of_them, name)[keep] for name in ("owner", "group", "world", "screen", "rank")}
-        return replace(all_of_them, kinds=tuple(all_of_them.kinds[n] for n in keep), **few)
-    if not keep:
-        return film.render(shot, actors=False, **size)[0]
-    with mock.patch.object(film, "choreograph", some):
-        return film.render(shot, **size)[0]
-
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-037
 class Take:
     "A clip of one shot, and all that is known of one of its actors, drawn by `seed`: where it is, and what the clip is without it."
@@ -167,8 +152,8 @@ class Take:
         self.group = self.rng.randrange(len(shot.groups))
         self.who = self.rng.choice([n for n in range(len(truth.kinds)) if int(truth.group[n]) == self.group])
         others = [n for n in range(len(truth.kinds)) if n != self.who]
-        self.clip, self.empty = film.render(shot, **size)[0], _cast(shot, others, **size)       # with and without the actor
-        self.alone = _cast(shot, [self.who], **size) if others else self.clip                   # the actor without the others
+        self.clip, self.empty = film.render(shot, **size)[0], film.render(shot, actors=others, **size)[0]   # with and without the actor
+        self.alone = film.render(shot, actors=[self.who], **size)[0] if others else self.clip         # the actor without the others
         self.mask, self.cover = truth.masks[self.who], truth.covers[self.who]                   # [T, H, W] as seen, and if it were alone
         self.track = truth.tracks[self.who]                                                     # [4, T]
         self.t, self.h, self.w = self.mask.shape
@@ -332,7 +317,7 @@ def all_caught(n: int = 200) -> dict:
 @measure("corruptions_worst", "%", of="world", slow=True)
 def _():
     found = all_caught()
-    return _share(*min(found.values(), key=lambda one: one[0] / one[1]))
+    return _row(*min(found.values(), key=lambda one: one[0] / one[1]))
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-064
 def both_read(n: int = 500) -> int:
@@ -346,4 +331,4 @@ def both_read(n: int = 500) -> int:
 
 @measure("oracles_agree", "%", of="world", slow=True)
 def _():
-    return _share(both_read(), 500)
+    return _row(both_read(), 500)

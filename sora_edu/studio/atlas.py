@@ -23,7 +23,7 @@ from .widgets import _box, _picture, png, strip, text
 from ..video import to_uint8
 from ..world import eye
 from ..world.film import render
-from ..world.language import FILLERS, HEARD, LETTERS, LONGEST, SPELLINGS, caption, describe, nearest_word, parse, shot_of
+from ..world.language import FILLERS, HEARD, LETTERS, LONGEST, as_heard, caption, describe, nearest_word, parse, shot_of, typed
 from ..world.oracle import Reading
 from ..world.sight import load_sight
 from ..world.stage import (ACTIONS, ACTORS, ATTRIBUTES, CAMERAS, COLOURS, INTERACTIONS, RELATIONS, SETTINGS, SIZES, SKYLESS,
@@ -89,13 +89,11 @@ def filled_in(sentence: str, shot: Shot) -> list:
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-027
 def _parts(sentence):
     "Each word as typed and as heard; punctuation is heard as a comma."
-    for raw in re.findall(r"[,.;!?()\[\]]|[^\s,.;!?()\[\]:\"“”]+", sentence.replace("’", "'")):
-        word = raw.lower().strip("'")
-        heard = SPELLINGS.get(word, word).replace("-", " ").replace("–", " ").split()
-        typed = re.findall("[^-–]+[-–]*", raw)
-        if len(typed) != len(heard):                         # doesn't: one word typed, two heard
-            typed = [raw] + [""] * (len(heard) - 1)
-        yield from zip(typed, [","] if raw in ",.;!?()[]" else heard or [","])
+    for raw in typed(sentence):
+        heard, pieces = as_heard(raw) or [","], re.findall("[^-–]+[-–]*", raw)
+        if len(pieces) != len(heard) or "".join(pieces) != raw:      # doesn't: one word typed, two heard
+            pieces = [raw] + [""] * (len(heard) - 1)
+        yield from zip(pieces, heard)
 
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-028
 def _phrases(heard):
@@ -178,11 +176,11 @@ def marks(sentence: str) -> list:
         said = None
     for i, n in _phrases(heard):
         slot, word = _meaning(" ".join(heard[i:i + n]))
-        typed = " ".join(typed for typed, _ in parts[i:i + n] if typed).replace("- ", "-")
+        words = " ".join(piece for piece, _ in parts[i:i + n] if piece).replace("- ", "-")
         if slot not in (None, "unknown"):
             slot = _role(slot, word, heard[:i], heard[i + n:], said, taken)
             taken.append(slot)
-        found.append(Mark(typed, slot, _hint(word) if slot == "unknown" else ""))
+        found.append(Mark(words, slot, _hint(word) if slot == "unknown" else ""))
     return [mark for mark in found if mark.typed]
 
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-042
@@ -193,13 +191,13 @@ TINTS = {"size": "#ffe2b8", "colour": "#ffd0d0", "actor": "#cfe8ff", "count": "#
 def marked(sentence: str) -> str:
     "The marks of a sentence as HTML: each phrase on its slot's colour, with the slot's name beneath."
     spans = []
-    for typed, slot, hint in marks(sentence):
+    for words, slot, hint in marks(sentence):
         tint = TINTS.get((slot or "").removeprefix("other_"), "transparent")
         edge = "border-bottom:3px dotted #c00;" if slot == "unknown" else ""
         name = {None: "&nbsp;", "unknown": f"unknown: {html.escape(hint)}?"}.get(slot, (slot or "").replace("_", " "))
         spans.append(f"<span class='mark mark-{slot or 'filler'}' style='display:inline-block;margin:1px;padding:1px 3px;text-align:center;"
                      f"line-height:1.2;{edge}{f'background:{tint};color:#111;' if slot else ''}'>"
-                     f"{html.escape(typed)}<br><small>{name}</small></span>")
+                     f"{html.escape(words)}<br><small>{name}</small></span>")
     return f"<div class='marks'>{' '.join(spans)}</div>"
 
 # %% ../../nbs/20b_studio.atlas.ipynb #cell-046
@@ -326,7 +324,7 @@ def xray(seed: int = 0, corruption: str = "none") -> XRay:
     clip = _clip(shot, corruption).clamp(-1, 1)
     view = eye.see(_net(), clip, RATE)
     story = eye.tell(view)
-    reading = eye.read(clip[None], fps=RATE, net=_net())[0]
+    reading = eye.judge(view, story)
     said = describe(shot, "dense", seconds=FRAMES / RATE)
     return XRay(shot, said, to_uint8(clip), view, story, eye.faults(view, story), reading)
 

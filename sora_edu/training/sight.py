@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ORACLE', 'WINDOW', 'MOST_ACTORS', 'CHUNK', 'OracleConfig', 'build_cache', 'batch_of', 'worn', 'spoil', 'torn',
-           'turned', 'damaged', 'sight_loss', 'glance_batch', 'glance_loss', 'train_glance', 'train_oracle']
+           'turned', 'damaged', 'sight_loss', 'glance_batch', 'glance_loss', 'train_oracle']
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-003
+import copy
 import json
 import math
 import os
@@ -356,90 +357,60 @@ def glance_loss(net, batch: dict, device="cpu") -> tuple:
     return sum(parts.values()), {name: float(v.detach()) for name, v in parts.items()}
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-062
-def train_glance(cfg: OracleConfig, cache, out: Path, *, resume=False, device="cpu", progress=True, save_every=500) -> Glance:
-    "The second lesson, from the same frames: a log, a checkpoint, the averaged weights."
+def _lesson(name, net, loss_at, plan: OracleConfig, path: Path, log_path: Path, *, resume, device, progress, save_every) -> nn.Module:
+    """The steps of a plan, with a log, a checkpoint and an average of the weights, which is returned. `loss_at(net, step)` gives the
+    loss of a step and its parts; what gets no gradient from it stays as it is."""
     from tqdm.auto import tqdm
-    torch.manual_seed(cfg.seed)
-    net, mean = (Glance(cfg.sight.glance_widths).to(device, memory_format=torch.channels_last) for _ in range(2))
-    mean.load_state_dict(net.state_dict())
-    optimizer = torch.optim.AdamW(net.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.02)
-    step, path = 0, out / "glance.pt"
+    net = net.to(device, memory_format=torch.channels_last)
+    mean, step = copy.deepcopy(net).requires_grad_(False), 0
+    optimizer = torch.optim.AdamW(net.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.02)
+    parts = {"model": net, "ema": mean, "optimizer": optimizer}
     if resume and path.exists():
         saved = load_checkpoint(path, device)
-        for part, name in ((net, "model"), (mean, "ema"), (optimizer, "optimizer")):
-            part.load_state_dict(saved[name])
+        for key, part in parts.items():
+            part.load_state_dict(saved[key])
         step = saved["step"]
-    log, plan = Log(out / "glance.jsonl", step), replace(cfg, steps=cfg.glance_steps)
-    with Interrupt() as interrupt, tqdm(total=plan.steps, initial=step, desc="glance", disable=not progress) as bar:
+    log = Log(log_path, step)
+    with Interrupt() as interrupt, tqdm(total=plan.steps, initial=step, desc=name, disable=not progress) as bar:
         while step < plan.steps:
-            loss, parts = glance_loss(net, glance_batch(cache, cfg, step), device)
+            loss, told = loss_at(net, step)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate(step)
             optimizer.step()
             optimizer.zero_grad()
-            update_ema(mean.requires_grad_(False), net, cfg.ema_half_life, step)
+            update_ema(mean, net, plan.ema_half_life, step)
             for a, b in zip(mean.buffers(), net.buffers()):
                 a.copy_(b)
             step += 1
-            for name, value in parts.items():
-                log.sums.setdefault(name, []).append(value)
-            log.add(step, "loss", float(loss.detach()), cfg.glance_batch)
+            for key, value in told.items():
+                log.sums.setdefault(key, []).append(value)
+            log.add(step, "loss", float(loss.detach()), plan.batch_size)
             bar.update()
             if step % save_every == 0 or step == plan.steps or interrupt.asked:
-                save_checkpoint(path, {"model": net.state_dict(), "ema": mean.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+                save_checkpoint(path, {key: part.state_dict() for key, part in parts.items()} | {"step": step})
             if interrupt.asked:
-                raise KeyboardInterrupt(f"stopped after step {step} of the closer look; --resume goes on")
+                raise KeyboardInterrupt(f"stopped after step {step} of {name}; --resume goes on")
     log.close()
     return mean
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-063
 def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False, device="cpu", progress=True, save_every=250) -> Sight:
-    "Frames, then steps; a log, a checkpoint, and at the end the averaged weights in `out`."
-    from tqdm.auto import tqdm
+    "Frames, then two lessons: the eye, and the closer look. Logs and checkpoints go to `out`, at the end the averaged weights."
     out = Path(out)
     if (out / "checkpoint.pt").exists() and not resume:
         raise ValueError(f"out: got {out}, which has checkpoint.pt, allowed: a folder without it, or --resume to go on with it")
     out.mkdir(parents=True, exist_ok=True)
     cache = build_cache(cfg, out / "frames", progress=progress)
+    how = dict(resume=resume, device=device, progress=progress, save_every=save_every)
     torch.manual_seed(cfg.seed)
-    net = Sight(cfg.sight).to(device, memory_format=torch.channels_last)
-    mean = Sight(cfg.sight).to(device, memory_format=torch.channels_last).requires_grad_(False)
-    mean.load_state_dict(net.state_dict())
-    mine = [p for name, p in net.named_parameters() if not name.startswith("glance.")]
-    optimizer = torch.optim.AdamW(mine, lr=cfg.learning_rate, betas=(0.9, 0.99), weight_decay=0.02)
-    step, path = 0, out / "checkpoint.pt"
-    if resume and path.exists():
-        saved = load_checkpoint(path, device)
-        for part, name in ((net, "model"), (mean, "ema"), (optimizer, "optimizer")):
-            part.load_state_dict(saved[name], **({"strict": False} if name != "optimizer" else {}))     # the closer look has its own
-        step = saved["step"]
-    log = Log(out / "log.jsonl", step)
-    with Interrupt() as interrupt, tqdm(total=cfg.steps, initial=step, desc="oracle", disable=not progress) as bar:
-        while step < cfg.steps:
-            batch = damaged(batch_of(cache, cfg, step), cfg, step) | {"pair": step % 3}
-            loss, parts = sight_loss(net, batch, device)
-            loss.backward()
-            nn.utils.clip_grad_norm_(mine, 5.0)
-            for group in optimizer.param_groups:
-                group["lr"] = cfg.rate(step)
-            optimizer.step()
-            optimizer.zero_grad()
-            update_ema(mean, net, cfg.ema_half_life, step)
-            for a, b in zip(mean.buffers(), net.buffers()):
-                a.copy_(b)
-            step += 1
-            for name, value in parts.items():
-                log.sums.setdefault(name, []).append(value)
-            log.add(step, "loss", float(loss.detach()), cfg.batch_size)
-            bar.update()
-            if step % save_every == 0 or step == cfg.steps or interrupt.asked:
-                save_checkpoint(path, {"model": net.state_dict(), "ema": mean.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
-            if interrupt.asked:
-                raise KeyboardInterrupt(f"stopped after step {step}; --resume goes on")
-    log.close()
-    mean.glance.load_state_dict(train_glance(cfg, cache, out, resume=resume, device=device, progress=progress).state_dict())
-    save_tensors(out / "oracle.safetensors", {k: v.bfloat16() if v.is_floating_point() else v for k, v in mean.state_dict().items()},
+    look = lambda net, step: sight_loss(net, damaged(batch_of(cache, cfg, step), cfg, step) | {"pair": step % 3}, device)
+    net = _lesson("oracle", Sight(cfg.sight), look, cfg, out / "checkpoint.pt", out / "log.jsonl", **how)
+    torch.manual_seed(cfg.seed)
+    closer = lambda net, step: glance_loss(net, glance_batch(cache, cfg, step), device)
+    plan = replace(cfg, steps=cfg.glance_steps, batch_size=cfg.glance_batch)
+    net.glance = _lesson("glance", Glance(cfg.sight.glance_widths), closer, plan, out / "glance.pt", out / "glance.jsonl", **how)
+    save_tensors(out / "oracle.safetensors", {k: v.bfloat16() if v.is_floating_point() else v for k, v in net.state_dict().items()},
                  {"config": json.dumps(asdict(cfg.sight))})
-    return mean.eval()
+    return net.eval()

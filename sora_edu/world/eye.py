@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE_AT', 'LIMITS', 'View', 'closer', 'see', 'torn_cells', 'body', 'size_of', 'relation_of', 'Story', 'tell',
-           'faults', 'verdict', 'read', 'agrees', 'read_mini']
+           'faults', 'verdict', 'judge', 'read', 'agrees', 'read_mini']
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-003
 import functools
@@ -22,7 +22,7 @@ from .scene import ACTORS as MINI_ACTORS
 from .scene import COLOURS as MINI_COLOURS
 from .scene import SETTINGS as MINI_SETTINGS
 from .scene import Description
-from .tracking import Camera, Track, assign, camera_of, in_world, join, spots
+from .tracking import Camera, Track, assign, camera_of, in_world, join, ramp, spots
 from .verbs import Path, beats, explain, interactions
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-008
@@ -87,9 +87,8 @@ def body(tracks: list, camera: Camera, t: Tensor) -> Path:
     grids = [_grid(track, camera, len(t)) for track in tracks]
     n, trust = len(grids), torch.stack([w for _, w in grids])                           # [n, T]
     values = torch.stack([v for v, _ in grids])                                         # [n, T, 4]
-    home = (values * trust[..., None]).sum(1) / trust.sum(1).clamp(min=1e-6)[:, None]
     every = (trust > 0.05).all(0) if n > 1 else trust[0] > 0
-    w = (trust * every).clamp(max=1)
+    w = trust * every
     share = (w / w.sum(0).clamp(min=1e-9))[..., None]
     centre = (values[..., :2] * share).sum(0) if n == 1 else values[..., :2].mean(0)
     radius = (values[..., 2] * share[..., 0]).sum(0)
@@ -107,11 +106,11 @@ def body(tracks: list, camera: Camera, t: Tensor) -> Path:
 
 def _slack(camera: Camera, t: Tensor, centre: Tensor) -> tuple:
     "How the camera may be misjudged: a pan or a zoom that goes farther than was seen, or less far."
-    ramp, zero = 1 - torch.exp(-t / 1.5), torch.zeros_like(t)
+    gone, zero = ramp(t), torch.zeros_like(t)
     if camera.word.startswith("zooms"):
-        away = (0.5 - centre) * ramp[:, None]
-        return ((torch.stack([away[:, 0], away[:, 1], -ramp], -1), 0.06),)
-    columns = {"pans": (ramp, zero, zero), "tilts": (zero, ramp, zero)}.get(camera.word.split()[0])
+        away = (0.5 - centre) * gone[:, None]
+        return ((torch.stack([away[:, 0], away[:, 1], -gone], -1), 0.06),)
+    columns = {"pans": (gone, zero, zero), "tilts": (zero, gone, zero)}.get(camera.word.split()[0])
     return ((torch.stack(columns, -1), 0.03),) if columns else ()
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-024
@@ -134,16 +133,21 @@ def _begin(world, frames, fps, action):
     return float(np.median([world[f][2] / scale(f / fps) for f in frames]))
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-029
+def _heard(view: View, name: str) -> Tensor:
+    "What all frames together say of a list of words: log probabilities, no frame's doubt beyond -5."
+    return view.place[name].clamp(min=-5).mean(0)
+
+
 def _place_words(view: View) -> dict:
     "The words of place, from all frames together, each with its confidence."
     words, sure = {}, {}
     for name, options in PLACE.items():
-        total = view.place[name].clamp(min=-5).mean(0)
+        total = _heard(view, name)
         words[name], sure[name] = options[int(total.argmax())], float((total * 3).softmax(0).max())
     if words["setting"] in SKYLESS:
         words |= {"time": None, "weather": None}
     elif words["weather"] == "stars" and words["time"] != "at night":
-        other = view.place["weather"].clamp(min=-5).mean(0)
+        other = _heard(view, "weather")
         words["weather"] = PLACE["weather"][max((i for i, w in enumerate(PLACE["weather"]) if w != "stars"), key=lambda i: float(other[i]))]
     return words | {"sure": sure}
 
@@ -339,7 +343,7 @@ def _fit_in(clip: Tensor, fps: float):
     "A clip [3, T, H, W] as the eye knows clips: about 8 frames a second, the shorter side 128 pixels."
     if fps > 12:
         at = (torch.arange(int((clip.shape[1] - 1) * 8 / fps) + 1) * fps / 8).round().long()
-        clip, fps = clip[:, at], 8 * 1.0
+        clip, fps = clip[:, at], 8.0
     h, w = clip.shape[-2:]
     size = [max(SIDE, round(n * SIDE / min(h, w) / 16) * 16) for n in (h, w)]
     if [h, w] != size:
@@ -352,16 +356,21 @@ def _eye() -> Sight:
     return load_sight()
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-075
+def _views(video, fps, net):
+    "What the eye sees in each clip of a video, when it is one."
+    _check(video, fps)
+    return [see(net or _eye(), *_fit_in(clip, fps)) for clip in video.detach().float().cpu()]
+
+
+def judge(view: View, story: Story) -> Reading:
+    "What was seen and told as a reading: the words, how sure each is, and the reason if it cannot be read."
+    return Reading(story.description, _sure(view, story), verdict(faults(view, story)))
+
+
 def read(video: Tensor, *, fps: float = 8, net: Sight | None = None) -> list:
     """What each clip shows: `video` [B, 3, T, H, W], floats in [-1, 1] -> B readings, each with a `FullDescription`. T = 1 is an image:
     no action, no camera. Other sizes and rates are brought to those that the eye knows; ValueError for what is no video."""
-    _check(video, fps)
-    readings = []
-    for clip in video.detach().float().cpu():
-        view = see(net or _eye(), *_fit_in(clip, fps))
-        story = tell(view)
-        readings.append(Reading(story.description, _sure(view, story), verdict(faults(view, story))))
-    return readings
+    return [judge(view, tell(view)) for view in _views(video, fps, net)]
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-084
 _TURNED = {"right of": "left of", "below": "above", "behind": "in front of"}
@@ -390,8 +399,7 @@ _MINI_SKY = ("at night", "at sunset")
 # %% ../../nbs/05l_world.eye.ipynb #cell-092
 def read_mini(video: Tensor, *, fps: float = 8, net: Sight | None = None) -> list:
     "What clips of the small world show, in its own words: B descriptions. For comparison with the small world's own oracle."
-    _check(video, fps)
-    return [_tell_mini(see(net or _eye(), *_fit_in(clip, fps))) for clip in video.detach().float().cpu()]
+    return [_tell_mini(view) for view in _views(video, fps, net)]
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-093
 def _tell_mini(view: View) -> Description:
@@ -413,5 +421,5 @@ def _mini_setting(view):
     sky = max(_MINI_SKY, key=lambda word: float(time[PLACE["time"].index(word)]))
     if float(time[PLACE["time"].index(sky)]) > 0.5:
         return sky
-    setting = view.place["setting"].clamp(min=-5).mean(0)
+    setting = _heard(view, "setting")
     return max((word for word in MINI_SETTINGS if word not in _MINI_SKY), key=lambda word: float(setting[PLACE["setting"].index(word)]))

@@ -8,7 +8,7 @@ __all__ = ['LIT', 'PAPER', 'LOOKS', 'Layer', 'Page', 'Style', 'render', 'Truth',
 # %% ../../nbs/05f_world.film.ipynb #cell-003
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Callable, NamedTuple
 import torch
@@ -19,7 +19,7 @@ from .motion import _check as _check_time
 from .motion import choreograph
 from .render import _check as _check_size
 from .shapes import FOOT, REACH, draw
-from .stage import COLOUR_RGB, SKYLESS, STYLES, Shot
+from .stage import AIRBORNE, COLOUR_RGB, SKYLESS, STYLES, Shot
 
 # %% ../../nbs/05f_world.film.ipynb #cell-006
 @dataclass(frozen=True)
@@ -120,12 +120,22 @@ def _colours(shots, film):
     return rgb.view(-1, 3, 1, 1)
 
 # %% ../../nbs/05f_world.film.ipynb #cell-025
-_ALOFT = {"rises", "circles around", "zigzags", "orbits", "chases", "jumps over", "bumps into"}       # what needs no ground below
+_ALOFT = {*AIRBORNE, "chases", "jumps over", "bumps into"}       # what needs no ground below
 
 # %% ../../nbs/05f_world.film.ipynb #cell-026
-def _shadows(shots, film):
+def _cast(film, actors):
+    "The same film with only those members of each shot whose numbers are in `actors`; `None` keeps all."
+    if actors is None:
+        return film
+    number = [n - film.owner.tolist().index(b) for n, b in enumerate(film.owner.tolist())]
+    keep = [n for n, k in enumerate(number) if k in actors]
+    few = {name: getattr(film, name)[keep] for name in ("owner", "group", "world", "screen", "rank")}
+    return replace(film, kinds=tuple(film.kinds[n] for n in keep), **few)
+
+
+def _shadows(shots, film, actors=None):
     "Where the ground lies below each member, in stage sides, and how dark its shadow can be: [N] and [N]."
-    ends = choreograph(shots, 17, fps=4).world                                          # from 0 to 4 seconds, whatever is asked for
+    ends = _cast(choreograph(shots, 17, fps=4), actors).world                                          # from 0 to 4 seconds, whatever is asked for
     foot = torch.tensor([FOOT[kind] for kind in film.kinds])
     ground = (ends[:, 1] + foot[:, None] * ends[:, 2]).amax(1)
     floating = torch.tensor([shots[b].setting in SKYLESS or bool(_ALOFT & set(shots[b].groups[0].actions)) for b in film.owner.tolist()])
@@ -144,10 +154,10 @@ def _shadow_groups(film, track):
         yield size, *torch.tensor(pairs, device=track.device).unbind(1)
 
 # %% ../../nbs/05f_world.film.ipynb #cell-028
-def _paint_shadows(frames, shots, film):
+def _paint_shadows(frames, shots, film, actors=None):
     "A soft ellipse on the ground below each actor that stands or comes near it, wider and fainter the higher the actor is."
     side, (h, w) = min(frames.shape[-2:]), frames.shape[-2:]
-    ground, dark = _shadows(shots, film)
+    ground, dark = _shadows(shots, film, actors)
     pan, zoom = film.camera[film.owner, :2], film.camera[film.owner, 2]
     foot = torch.tensor([FOOT[kind] for kind in film.kinds], device=ground.device)[:, None]
     above = ground[:, None] - film.world[:, 1] - foot * film.world[:, 2]                # [N, T]
@@ -370,15 +380,15 @@ def _paint_actors(frames, shots, film, style, page):
         _blend(frames, film.owner[n], t, layer.pixel, alpha, light)
 
 # %% ../../nbs/05f_world.film.ipynb #cell-067
-def _film(shots, num_frames, height, width, fps, start, device, actors=True):
+def _film(shots, num_frames, height, width, fps, start, device, actors):
     "Shots of one style: [B, 3, T, H, W] in 0..255."
     style = LOOKS[shots[0].style]
-    film = choreograph(shots, num_frames, fps=fps, start=start, device=device)
+    film = _cast(choreograph(shots, num_frames, fps=fps, start=start, device=device), actors)
     page = _page(height, width, film.screen.device)
     frames = landscape(shots, film.camera, num_frames, height, width, fps=fps, start=start)
     frames = style.scenery(frames, page).contiguous()
-    if actors:
-        _paint_shadows(frames, shots, film)
+    if film.kinds:
+        _paint_shadows(frames, shots, film, actors)
         _paint_actors(frames, shots, film, style, page)
     return style.finish(frames)
 
@@ -394,9 +404,9 @@ def _checked(shots, num_frames, height, width, fps, start):
 _AT_ONCE = 2 ** 22              # pixels in all frames of the clips that are painted together
 
 # %% ../../nbs/05f_world.film.ipynb #cell-070
-def render(shots, num_frames=33, height=128, width=128, *, fps=8, start=0, device=None, actors=True) -> Tensor:
+def render(shots, num_frames=33, height=128, width=128, *, fps=8, start=0, device=None, actors=None) -> Tensor:
     """Clips of `shots` from frame `start` on: [B, 3, T, H, W] in [-1, 1]. The same shot gives the same clip in any batch.
-    Without `actors`, the empty stage."""
+    `actors` are the numbers of the members of each shot that appear, in the order of `truth`; `None` for all, `()` for the empty stage."""
     shots = _checked(shots, num_frames, height, width, fps, start)
     out = torch.empty(len(shots), 3, num_frames, height, width, device=device)
     few = max(1, _AT_ONCE // (num_frames * height * width))

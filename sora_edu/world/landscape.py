@@ -129,16 +129,15 @@ def _row(x, size, salt, per=1):
     return n, (i.repeat_interleave(per, 1) + _hash(n, salt)) * size
 
 
-def _field(x, y, size, salt, per=1, top=None):
-    "Things strewn over the plane, `per` in a cell: number, x and y, [t, N] each. With `top`, only cells that begin below it."
+def _field(x, y, size, salt, per=1):
+    "Things strewn over the plane, `per` in a cell: number, x and y, [t, N] each."
     i, j = _numbers(x[:, 0], size), _numbers(y[..., 0], size)
     shape = torch.broadcast_shapes(i.shape[:1], j.shape[:1])[0]
     i, j = i.expand(shape, -1)[:, None, :, None], j.expand(shape, -1)[:, :, None, None]
     n = ((i * 7919 + j * 104729) * per + torch.arange(per, device=x.device)).flatten(1)
     cx = (i + _hash(n, salt).view(*n.shape[:1], j.shape[1], i.shape[2], per)) * size
     cy = (j + _hash(n, salt + 1).view_as(cx)) * size
-    cx, cy = cx.flatten(1), cy.flatten(1)
-    return n, cx, cy if top is None else torch.where(cy < top, cy - 1e4, cy)
+    return n, cx.flatten(1), cy.flatten(1)
 
 # %% ../../nbs/05e_world.landscape.ipynb #cell-027
 SKIES = {  # time: sky above, half way, at the horizon; what the light makes of the land's three colours; a little light of its own
@@ -372,13 +371,13 @@ def _land(v, layer, top, near, low, depth, reach=0.25):
     return x, y, cover
 
 
-def _specks(v, x, y, cover, size, salt, colour, r, strength=1.0, flat=0.5, per=1, hard=6):
+def _specks(v, x, y, cover, size, salt, colour, r, strength=1.0, flat=0.5):
     "Things strewn over the ground (stones, shells, flowers), larger lower down, as if nearer."
-    n, cx, cy = _field(x, y, size, salt, per)
+    n, cx, cy = _field(x, y, size, salt)
     near = ((cy - v.horizon) / 0.35).clamp(0.35, 1.1)
     radius = r * near * (0.6 + 0.8 * _hash(n, salt + 2))
     field = _dots(v, x, y, cx, cy, radius, radius * flat)
-    v.paint(v.colour(colour), cover * ((field - 0.35) * hard + 0.3).clamp_(0, 1) * strength)
+    v.paint(v.colour(colour), cover * ((field - 0.35) * 6 + 0.3).clamp_(0, 1) * strength)
 
 # %% ../../nbs/05e_world.landscape.ipynb #cell-039
 def _glitter(v, h, deep):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PHRASES', 'SWIMS', 'IRREGULAR', 'SPOKEN', 'VERBAL', 'FRAMED', 'HEARD', 'LONGEST', 'CAPTION_STYLES', 'SCENERY',
            'BEATS', 'TENSES', 'FRAMES', 'CAMERA', 'FILLERS', 'SPELLINGS', 'LETTERS', 'EARS', 'describe', 'caption',
-           'nearest_word', 'parse', 'shot_of', 'expand']
+           'typed', 'as_heard', 'nearest_word', 'parse', 'shot_of', 'expand']
 
 # %% ../../nbs/05g_world.language.ipynb #cell-003
 import math
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from .stage import ACTIONS, ACTORS, ATTRIBUTES, CAMERAS, COLOURS, IN_PLACE, INTERACTIONS, MOST, RELATIONS, SETTINGS, SIZES, SKYLESS
 from .stage import BEATS as BEAT_STARTS
-from .stage import SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, _check_shot, fantasy, plural
+from .stage import GLIMPSE, PAIR_CAMERAS, SOLID, STYLES, TIMES, WEATHERS, FullDescription, Group, Shot, _check_shot, fantasy, plural
 
 # %% ../../nbs/05g_world.language.ipynb #cell-007
 PHRASES = {    # slot -> word -> "ways to say it | ways that are only heard"; the first is the canonical one
@@ -200,7 +200,7 @@ def describe(shot: Shot, style="plain", seed=0, image=False, seconds=math.inf) -
     if image:
         told = told | dict.fromkeys(("action", "second", "third", "camera"))
     starts = BEAT_STARTS[len(shot.groups[0].actions)] if shot.groups[0].actions else ()
-    late = [slot for slot, start in zip(("action", "second", "third"), starts) if start and start + 0.5 > seconds]
+    late = [slot for slot, start in zip(("action", "second", "third"), starts) if start and start + GLIMPSE > seconds]
     return FullDescription(**told | dict.fromkeys(late))
 
 # %% ../../nbs/05g_world.language.ipynb #cell-035
@@ -342,16 +342,25 @@ SPELLINGS = {"color": "colour", "colors": "colours", "colored": "coloured", "wat
 LETTERS = {word: set(word) for word in sorted({word for phrase in HEARD for word in phrase.split()} | FILLERS)}
 
 # %% ../../nbs/05g_world.language.ipynb #cell-061
+def typed(text: str) -> list:
+    "The words of a text as they were typed, and its punctuation."
+    return re.findall(r"[,.;!?()\[\]]|[^\s,.;!?()\[\]:\"“”]+", text.replace("’", "'"))
+
+
+def as_heard(word: str) -> list:
+    "A typed word as the ear takes it: in lower case, in our spelling, hyphens apart; punctuation is a comma."
+    if word in ",.;!?()[]":
+        return [","]
+    word = word.lower().strip("'")
+    return re.sub("-(?![0-9])|(?<=.)-|–", " ", SPELLINGS.get(word, word)).split()
+
+
 def _tokens(text):
-    "Words in lower case with their numbers, from 1, and the punctuation between them as commas."
+    "Words as they are heard with their numbers, from 1, and the punctuation between them as commas."
     found, number = [], 0
-    for raw in re.findall(r"[,.;!?()\[\]]|[^\s,.;!?()\[\]:\"“”]+", text.lower().replace("’", "'")):
-        if raw in ",.;!?()[]":
-            found.append((",", number))
-            continue
-        number += 1
-        raw = raw.strip("'")
-        found += [(part, number) for part in re.sub("-(?![0-9])|(?<=.)-|–", " ", SPELLINGS.get(raw, raw)).split()]
+    for word in typed(text):
+        number += word not in ",.;!?()[]"
+        found += [(part, number) for part in as_heard(word)]
     return found
 
 # %% ../../nbs/05g_world.language.ipynb #cell-063
@@ -636,7 +645,7 @@ def _draw(rng, said):
     "One draw of all that is open; a ValueError where it makes no sense."
     pair = said.relation or said.action in INTERACTIONS or said.other_size or said.other_colour or said.other_actor
     groups, relation = (_draw_pair if pair else _draw_alone)(rng, said)
-    camera = said.camera or rng.choice(("still", "zooms out", "shakes") if pair else CAMERAS)
+    camera = said.camera or rng.choice(PAIR_CAMERAS if pair else CAMERAS)
     return Shot(groups, *_draw_sky(rng, said), camera, said.style or rng.choice(STYLES), relation, rng.getrandbits(31))
 
 # %% ../../nbs/05g_world.language.ipynb #cell-112

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from .shapes import REACH, draw
-from .stage import BEATS, GROUNDED, Group, Shot
+from .stage import AIRBORNE, BEATS, GROUNDED, Group, Shot
 
 # %% ../../nbs/05d_world.motion.ipynb #cell-006
 RADIUS = {"small": (0.09, 0.12), "medium": (0.135, 0.152), "big": (0.17, 0.21)}     # in stage sides, at frame 0
@@ -451,7 +451,7 @@ def _members(shot):
 
 def _grounded(group):
     "Does it stand on the ground? Not if it does what only flies."
-    return group.kind in GROUNDED and not set(group.actions) & {"rises", "circles around", "zigzags", "orbits"}
+    return group.kind in GROUNDED and not set(group.actions) & set(AIRBORNE)
 
 
 def _start(shot, path, low, high):

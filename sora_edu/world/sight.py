@@ -118,7 +118,8 @@ class Sight(nn.Module):
         self.place = nn.Linear(2 * d + b, sum(map(len, PLACE.values())))
         self.drift, self.glance = Drift(config.drift_width), Glance(config.glance_widths)
         with torch.no_grad():                       # most cells have nothing in them
-            self.spots.bias[[0, 8]] = -4.0
+            for rare in ("there", "torn"):
+                _named(self.spots.bias[None], SPOTS)[rare].fill_(-4.0)
 
     def forward(self, x: Tensor) -> dict:
         "Name -> [N, channels, H/4, W/4] for `SPOTS`, [N, words] for `PLACE`."

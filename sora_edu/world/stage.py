@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'COLOUR_RGB', 'COLOURS', 'ACTORS', 'ACTIONS', 'INTERACTIONS', 'RELATIONS', 'SETTINGS', 'TIMES', 'WEATHERS',
-           'CAMERAS', 'STYLES', 'IN_PLACE', 'SKYLESS', 'MOST', 'SOLID', 'BEATS', 'ATTRIBUTES', 'HOMES', 'GROUNDED',
-           'ROOTED', 'NUMBERS', 'Group', 'FullDescription', 'Shot', 'fantasy', 'plural', 'sentence', 'to_json',
-           'from_json', 'is_heldout', 'draw_shot']
+           'CAMERAS', 'STYLES', 'IN_PLACE', 'SKYLESS', 'MOST', 'SOLID', 'BEATS', 'PAIR_CAMERAS', 'GLIMPSE',
+           'ATTRIBUTES', 'HOMES', 'GROUNDED', 'ROOTED', 'AIRBORNE', 'NUMBERS', 'Group', 'FullDescription', 'Shot',
+           'fantasy', 'plural', 'sentence', 'to_json', 'from_json', 'is_heldout', 'draw_shot']
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-003
 import json
@@ -39,6 +39,8 @@ SKYLESS = ("underwater", "in space")                                            
 MOST = {"small": 4, "medium": 2, "big": 1}                                      # how many of a size fit on the stage
 SOLID = ("ball", "box", "tree", "house", "balloon")                             # what covers all that hides behind it
 BEATS = {1: (0.0,), 2: (0.0, 2.0), 3: (0.0, 4 / 3, 8 / 3)}                      # when beats begin, in seconds
+PAIR_CAMERAS = ("still", "zooms out", "shakes")                                 # two actors fill the stage
+GLIMPSE = 0.5                                                                   # how long a beat has to be seen to be told, in seconds
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-012
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ def _check_pair(shot):
                          "that differ in kind or colour")
     if {a.size, b.size} in ({"big"}, {"medium", "big"}):
         raise ValueError(f"size: got {a.size!r} and {b.size!r}, allowed: beside a big actor a small one, others do not fit")
-    if shot.camera not in ("still", "zooms out", "shakes"):
-        raise ValueError(f"camera: got {shot.camera!r}, allowed with two actors, who fill the stage: still, zooms out, shakes")
+    if shot.camera not in PAIR_CAMERAS:
+        raise ValueError(f"camera: got {shot.camera!r}, allowed with two actors, who fill the stage: {', '.join(PAIR_CAMERAS)}")
     if shot.relation is None:
         _check_interaction(a, b)
     else:
@@ -174,7 +176,7 @@ def _check_interaction(a, b):
 HOMES = {"fish": ("underwater", "over the ocean"), "boat": ("over the ocean", "on the beach")}      # all others are at home anywhere
 GROUNDED = ("car", "boat", "tree", "house", "flower", "robot")                  # what has no business in the air
 ROOTED = ("tree", "house", "flower")                                            # nor anywhere but where it stands
-_IN_THE_AIR = ("rises", "circles around", "zigzags", "orbits")
+AIRBORNE = ("rises", "circles around", "zigzags", "orbits")                      # what only flies does
 
 # %% ../../nbs/05b_world.stage.ipynb #cell-040
 def fantasy(shot: Shot) -> str | None:
@@ -184,8 +186,8 @@ def fantasy(shot: Shot) -> str | None:
             return f"a {group.kind} {shot.setting}"
         if group.kind in ROOTED and set(group.actions) - set(IN_PLACE):
             return f"a {group.kind} that {next(a for a in group.actions if a not in IN_PLACE)}"
-        if group.kind in GROUNDED and set(group.actions) & set(_IN_THE_AIR):
-            return f"a {group.kind} that {next(a for a in group.actions if a in _IN_THE_AIR)}"
+        if group.kind in GROUNDED and set(group.actions) & set(AIRBORNE):
+            return f"a {group.kind} that {next(a for a in group.actions if a in AIRBORNE)}"
     return _dragged(*shot.groups) if len(shot.groups) == 2 and shot.relation is None else None
 
 
@@ -274,7 +276,7 @@ def draw_shot(rng, split: str = "train") -> Shot:
             groups, relation = _draw_groups(rng)
             setting, pair = rng.choice(SETTINGS), len(groups) == 2
             sky = (None, None) if setting in SKYLESS else (rng.choice(TIMES), rng.choice(WEATHERS))
-            camera = rng.choice(("still", "zooms out", "shakes") if pair else CAMERAS)
+            camera = rng.choice(PAIR_CAMERAS if pair else CAMERAS)
             shot = Shot(groups, setting, *sky, camera, rng.choice(STYLES), relation, rng.getrandbits(31))
         except ValueError:
             continue

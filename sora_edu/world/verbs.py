@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from .stage import ACTIONS
+from .stage import ACTIONS, BEATS, GLIMPSE
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-007
 NOISE = {"x": 0.006, "y": 0.006, "radius": 0.02, "angle": 0.15, "turn": 0.08}       # what a good track still wobbles by
@@ -203,7 +203,7 @@ def explain(path: Path, start=0.0, end=math.inf, verbs=ACTIONS) -> dict:
     return found
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-067
-BEAT_STARTS = ((0.0,), (0.0, 2.0), (0.0, 4 / 3, 8 / 3))         # seconds, for one, two and three beats
+BEAT_STARTS = tuple(BEATS.values())         # seconds, for one, two and three beats
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-069
 def _chains(each, price):
@@ -222,7 +222,7 @@ def beats(path: Path, verbs=ACTIONS) -> list:
     "Explanations in one, two or three beats, the cheapest first: (cost, verbs, what is left [rows, 5])."
     told = []
     for starts in BEAT_STARTS:
-        if starts[-1] + 0.5 > float(path.t[-1]):
+        if starts[-1] + GLIMPSE > float(path.t[-1]):
             continue
         each = [explain(path, a, b, verbs) for a, b in zip(starts, (*starts[1:], math.inf))]
         told += _chains(each, BEAT_PRICE * (len(starts) - 1))
