@@ -110,3 +110,36 @@ def test_a_verdict_names_the_first_reason():
     for name, (most, reason) in eye.LIMITS.items():
         assert eye.verdict(fine | {name: most + 0.01}) == reason and eye.verdict(fine | {name: most}) is None
         assert eye.verdict(fine | {name: float("nan")}) == reason
+
+
+def seen(xs, n=24, place=None):
+    "A view of one ball at these places, before a still camera, in the desert."
+    from sora_edu.world.sight import PLACE
+    from sora_edu.world.stage import ACTORS, COLOURS
+    from sora_edu.world.tracking import Camera, Spot, Track
+    sharp = lambda words, i: torch.full((len(words),), -5.0).index_fill(0, torch.tensor(i), -0.05)
+    track = Track({f: Spot(x, 0.5, 0.1, 0.0, 0.9, 1.0, 1.0, sharp(ACTORS, 0), sharp(COLOURS, 0)) for f, x in enumerate(xs)})
+    words = {name: torch.stack([sharp(options, (place or (lambda f: 1))(f)) for f in range(n)]) for name, options in PLACE.items()}
+    still = Camera("still", torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(n, 3), {"still": 1.0}, 0.0)
+    return eye.View(torch.arange(n, dtype=torch.float64) / 8, words, still, [track], [], 0.0, 8)
+
+
+def measured(view):
+    return eye.faults(view, eye.tell(view))
+
+
+def test_a_leap_is_measured_in_sides_a_second():
+    calm = measured(seen([0.3 + 0.01 * f for f in range(24)]))
+    leap = measured(seen([0.2 if f < 12 else 0.75 for f in range(24)]))
+    assert abs(calm["leap"] - 0.08) < 1e-6 and eye.verdict(calm) is None
+    assert abs(leap["leap"] - 4.4) < 1e-6 and leap["leap"] > eye.LIMITS["leap"][0] > calm["leap"] and eye.verdict(leap)
+
+
+def test_a_place_that_changes_is_measured():
+    steady, changed = measured(seen([0.5] * 24)), measured(seen([0.5] * 24, place=lambda f: 1 if f < 12 else 3))
+    assert steady["change"] == 0 and changed["change"] > eye.LIMITS["change"][0]
+    assert eye.verdict(steady) is None and eye.verdict(changed) == "the place changes"
+
+
+def test_an_actor_that_is_gone_for_half_the_clip_is_missing():
+    assert measured(seen([0.5] * 12))["missing"] == 12 and eye.verdict(measured(seen([0.5] * 12))) == eye.LIMITS["missing"][1]

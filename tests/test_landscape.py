@@ -192,3 +192,19 @@ def test_bad_input_is_refused_with_what_is_allowed(change, word):
     given = dict(shots=place("underwater"), camera=camera(2), num_frames=2, height=32, width=32, fps=8) | change
     with pytest.raises(ValueError, match=f"^{word}: got .*allowed: "):
         landscape(given.pop("shots"), given.pop("camera"), given.pop("num_frames"), given.pop("height"), given.pop("width"), **given)
+
+
+@pytest.mark.parametrize("second", [0, 900, 1300, 1700, 20_000])
+def test_it_never_stops_raining(second):
+    "As much changes from frame to frame after hours as at the beginning."
+    moved = [film(place("over a meadow", weather="rain"), 2, start=8 * s).diff(dim=2).abs().mean() for s in (0, second)]
+    assert 0.6 < float(moved[1] / moved[0]) < 1.6
+
+
+@pytest.mark.parametrize("far", [-600.0, -320.0, 320.0, 600.0])
+def test_a_street_has_its_marks_on_both_sides(far):
+    "However far the camera has gone, left or right, the pavement is not one flat stripe."
+    street = landscape(place("in the city"), torch.tensor([[[far], [0.0], [1.0]]]), 1, 96, 96, fps=8, start=0)
+    home = landscape(place("in the city"), torch.tensor([[[0.0], [0.0], [1.0]]]), 1, 96, 96, fps=8, start=0)
+    rows = slice(70, 96)
+    assert float(street[..., rows, :].diff(dim=-1).abs().mean()) > 0.5 * float(home[..., rows, :].diff(dim=-1).abs().mean())

@@ -234,3 +234,13 @@ def test_all_draws_make_sense_and_some_are_dreams():
 def test_an_unknown_split_is_named():
     with pytest.raises(ValueError, match="^split: got 'test', allowed: train, heldout, all"):
         draw_shot(random.Random(0), "test")
+
+
+@pytest.mark.parametrize("time", ["at night", "at sunset"])
+def test_what_mini_holds_out_at_a_time_of_day_is_held_out_here(time):
+    "Two of mini's settings are times of day here, in any setting."
+    words = [(colour, kind, action) for colour in scene.COLOURS for kind in scene.ACTORS for action in scene.ACTIONS]
+    held = [w for w in words if scene.is_heldout(scene.make_scene("small", *w, time))]
+    assert len(held) > 20
+    for colour, kind, action in held:
+        assert is_heldout(Shot((Group("small", colour, kind, (action,)),), "in the forest", time))

@@ -107,3 +107,17 @@ def test_in_the_world_the_camera_is_taken_away():
 
 def test_all_place_words_are_known():
     assert set(PLACE) == {"setting", "time", "weather", "style"}
+
+
+def test_the_order_in_which_spots_are_found_does_not_matter():
+    frames = [[spot(0.2 + 0.01 * f, 0.5), spot(0.5, 0.5), spot(0.8, 0.5 - 0.01 * f)][::1 if f % 2 else -1] for f in range(12)]
+    tracks = assign(frames)
+    assert len(tracks) == 3 and all(len(track) == 12 for track in tracks)
+    assert sorted(round(track[11].x - track[0].x, 2) for track in tracks) == [0, 0, 0.11]
+
+
+def test_the_least_cost_in_all_is_not_the_nearest_first():
+    "A row that steps on: the nearest pair alone would leave the last one without a partner."
+    a, b = [spot(0.30, 0.5), spot(0.42, 0.5)], [spot(0.41, 0.5), spot(0.56, 0.5)]
+    tracks = assign([a, b])
+    assert sorted(round(track[1].x - track[0].x, 2) for track in tracks) == [0.11, 0.14]

@@ -121,3 +121,12 @@ def test_the_oracle_shares_no_code_with_the_renderer(root):
                 assert node.module in ("sight", "stage", "tracking", "verbs", "oracle", "scene"), (name, node.module)
                 if node.module in ("stage", "scene", "oracle"):
                     assert all(a.name.isupper() or a.name in ("FullDescription", "Description", "Reading", "ATTRIBUTES") for a in node.names), name
+
+
+def test_a_beat_costs_its_price_exactly():
+    path = paths(alone("moves right", "falls", seed=1))[0]
+    told = beats(path)
+    assert {len(said) for _, said, _ in told} == {1, 2, 3}
+    for cost, said, left in told:
+        assert math.isclose(cost, verbs._cost(left) + verbs.BEAT_PRICE * (len(said) - 1), rel_tol=1e-9)
+    assert verbs.BEAT_PRICE > 5
