@@ -52,3 +52,14 @@ def test_an_unknown_world_or_split_is_refused():
         World("maxi")
     with pytest.raises(ValueError, match="^split: got 'test'"):
         World().sample(0, 1, "test")
+
+
+def test_a_tenth_of_the_combinations_is_held_out_beside_whole_pairs():
+    "Counted over all of them: pairs are held out in every combination, of the rest a tenth."
+    every = [(c, k, a, s) for c in COLOURS for k in ACTORS for a in ACTIONS for s in SETTINGS]
+    held = {w for w in every if is_heldout(make_scene("small", *w))}
+    look, act = {(c, k) for c in COLOURS for k in ACTORS}, {(k, a) for k in ACTORS for a in ACTIONS}
+    looks = {p for p in look if all((*p, a, s) in held for a in ACTIONS for s in SETTINGS)}
+    acts = {p for p in act if all((c, *p, s) in held for c in COLOURS for s in SETTINGS)}
+    rest = [w for w in every if w[:2] not in looks and w[1:3] not in acts]
+    assert looks and acts and 0.08 < sum(w in held for w in rest) / len(rest) < 0.12
