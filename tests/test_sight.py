@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sora_edu.world import film
-from sora_edu.world.sight import CELLS, CROP, crops, PLACE, SHIFT, SPOTS, Sight, SightConfig, grey, load_sight, mismatch
+from sora_edu.world.sight import CELLS, CROP, crops, PLACE, SHIFT, SPOTS, Sight, SightConfig, grey, load_sight, mismatch, pairs_of
 from sora_edu.world.stage import ACTORS, COLOURS, STYLES, Group, Shot
 
 
@@ -36,7 +36,7 @@ def test_the_best_shift_is_the_true_one(right, down):
     g = torch.Generator().manual_seed(0)
     a = torch.rand(1, 1, 64, 64, generator=g)
     pair = torch.cat([a, a.roll((down, right), (2, 3))], 1)
-    cost, much = mismatch(pair)
+    cost, much = mismatch(pair, 4)
     assert cost.shape == (1, (2 * SHIFT + 1) ** 2, 16, 16) and (much > 0).all()
     best = cost[0, :, 4:12, 4:12].flatten(1).mean(1).argmin().item()
     assert divmod(best, 2 * SHIFT + 1) == (down + SHIFT, right + SHIFT)
@@ -57,6 +57,12 @@ def test_a_crop_holds_what_lies_around_its_point_turned_back(size):
     row, column = divmod(int(turned.argmax()), CROP)
     assert abs(column - 23.5) < 1 and row < 20
     assert crops(frames, torch.tensor([0]), *(torch.tensor([v]) for v in (0.5, 0.5, 0.2, 0.0))).sum() == 0
+
+
+@pytest.mark.parametrize("frames, fps, strides", [(33, 8, {2, 4}), (2, 8, {1}), (9, 4, {1, 2}), (4, 8, {2, 3})])
+def test_the_camera_is_looked_for_between_frames_a_quarter_and_half_a_second_apart(frames, fps, strides):
+    first, second = pairs_of(frames, fps)
+    assert set((second - first).tolist()) == strides and first.min() == 0 and second.max() == frames - 1
 
 
 def test_grey_weighs_colours_and_halves():
@@ -84,7 +90,7 @@ def test_the_eye_feels_the_camera(eye):
         one = shot(camera=camera, seed=5)
         light = grey(film.render(one, 9)[0].transpose(0, 1))
         with torch.no_grad():
-            return eye.drift(torch.stack([light[:-1], light[1:]], 1)).sum(0)
+            return eye.drift(light[[[0, 2], [2, 4], [4, 6], [6, 8]]]).sum(0)
     still, right, down, near = (steps(c) for c in ("still", "pans right", "tilts down", "zooms in"))
     assert still.abs().max() < 0.03
     assert right[0] > 0.04 and down[1] > 0.04 and near[2] > 0.04

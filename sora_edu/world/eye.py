@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .sight import PLACE, SIDE, Sight, crops, grey, load_sight
+from .sight import PLACE, SIDE, Sight, crops, grey, load_sight, pairs_of
 from .stage import ACTORS, ATTRIBUTES, COLOURS, IN_PLACE, SKYLESS, FullDescription
 from .oracle import Reading
 from .scene import ACTIONS as MINI_ACTIONS
@@ -61,8 +61,8 @@ def see(net: Sight, clip: Tensor, fps: float) -> View:
     t = torch.arange(len(frames), dtype=torch.float64) / fps
     light = grey(frames)
     light = F.interpolate(light[None], (SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)[0] if light.shape[-2:] != (SIDE // 2,) * 2 else light
-    steps = net.drift(torch.stack([light[:-1], light[1:]], 1)) if len(t) > 1 else torch.zeros(0, 3)
-    camera = camera_of(steps, t)
+    pairs = pairs_of(len(t), fps)
+    camera = camera_of(net.drift(light[pairs.T]) if len(t) > 1 else torch.zeros(0, 3), t, pairs)
     tracks = join(assign(closer(net, frames, [spots(said, f) for f in range(len(t))]), fps))
     long = [track for track in tracks if sum(s.sure for s in track.values()) > max(0.7, 0.2 * len(t))]
     place = {name: said[name].log_softmax(1) for name in PLACE}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'CELLS', 'PLACE', 'SPOTS', 'SHIFT', 'CROP', 'ROOM', 'LOOKS', 'SightConfig', 'Drift', 'crops', 'Glance',
-           'Sight', 'load_sight', 'grey', 'mismatch']
+           'Sight', 'load_sight', 'grey', 'pairs_of', 'mismatch']
 
 # %% ../../nbs/05i_world.sight.ipynb #cell-003
 import json
@@ -26,9 +26,9 @@ SPOTS = {"there": 1, "offset": 2, "radius": 1, "turn": 2, "seen": 1, "whole": 1,
 @dataclass(frozen=True)
 class SightConfig:
     "Channels at 64, 32, 16 and 8 cells a side; channels of the eye for the camera, and of the closer look."
-    widths: tuple = (24, 48, 80, 112)
-    drift_width: int = 40
-    glance_widths: tuple = (24, 40, 56)
+    widths: tuple = (24, 48, 80, 76)
+    drift_width: int = 48
+    glance_widths: tuple = (32, 48, 64)
 
 # %% ../../nbs/05i_world.sight.ipynb #cell-017
 def _conv(a, b, stride=1, act=True):
@@ -56,22 +56,23 @@ def _named(x, parts):
     return dict(zip(parts, x.split(list(parts.values()), 1)))
 
 # %% ../../nbs/05i_world.sight.ipynb #cell-021
-SHIFT = 3                           # how far `Drift` looks for where a spot went, in pixels of half size
+SHIFT = 3                           # how far `Drift` looks for where a spot went, in pixels of half and of quarter size
 
 
 class Drift(nn.Module):
     "Two frames in grey, [N, 2, 64, 64] in [-1, 1] -> how the camera moved between them: right, down (stage sides) and log zoom, [N, 3]."
-    def __init__(self, width=40):
+    def __init__(self, width=48):
         super().__init__()
-        self.body = nn.Sequential(_conv((2 * SHIFT + 1) ** 2 + 3, width), _Res(width), _Res(width))
+        self.body = nn.Sequential(_conv(2 * (2 * SHIFT + 1) ** 2 + 4, width), _Res(width), _Res(width), _Res(width))
         self.out = nn.Conv2d(width, 6, 1)
 
     def forward(self, pair: Tensor) -> Tensor:
-        cost, much = mismatch(pair)
+        cost, much = mismatch(pair, 4)
+        far, much_of_it = mismatch(F.avg_pool2d(pair, 2), 2)
         h, w = cost.shape[-2:]
         line = lambda n: torch.linspace(-1, 1, n, device=cost.device, dtype=cost.dtype)
         where = torch.stack([line(w).expand(h, w), line(h)[:, None].expand(h, w)]).expand(len(cost), -1, -1, -1)
-        said = self.out(self.body(torch.cat([cost, where, 5 * much], 1))).float().flatten(2)
+        said = self.out(self.body(torch.cat([cost, far, where, 5 * much, 5 * much_of_it], 1))).float().flatten(2)
         value, trust = said.split(3, 1)
         return (value * trust.softmax(-1)).sum(-1) * 0.05
 
@@ -147,13 +148,19 @@ def grey(frames: Tensor) -> Tensor:
     light = 0.3 * frames[:, 0] + 0.59 * frames[:, 1] + 0.11 * frames[:, 2]
     return F.avg_pool2d(light[:, None], 2)[:, 0]
 
+
+def pairs_of(frames: int, fps: float) -> Tensor:
+    "Which frames are compared for the camera's motion, those a quarter and half a second apart: their numbers [2, pairs]."
+    strides = sorted({min(max(1, round(fps * part)), frames - 1) for part in (0.25, 0.5)})
+    return torch.cat([torch.stack([torch.arange(frames - k), torch.arange(k, frames)]) for k in strides], 1)
+
 # %% ../../nbs/05i_world.sight.ipynb #cell-060
-def mismatch(pair: Tensor) -> Tensor:
-    """How badly the surroundings of each spot in the first frame fit the second, for every shift of up to 3 pixels:
-    [N, 2, 64, 64] in grey -> [N, 49, 16, 16], 0 where they fit best; and how much there is to see, [N, 1, 16, 16]."""
+def mismatch(pair: Tensor, every: int) -> tuple:
+    """How badly the surroundings of a spot in the first frame fit the second, for every shift of up to 3 pixels and a spot in every so
+    many: [N, 2, H, W] in grey -> [N, 49, H / every, W / every], 0 where they fit best; and how much there is to see, [N, 1, ...]."""
     (a, b), (h, w), n = pair.split(1, 1), pair.shape[-2:], 2 * SHIFT + 1
     wide = F.pad(b, (SHIFT,) * 4, mode="replicate")
     cost = torch.cat([(a - wide[:, :, i:i + h, j:j + w]).abs() for i in range(n) for j in range(n)], 1)
-    cost = F.avg_pool2d(cost, 7, 4, 3, count_include_pad=False)
+    cost = F.avg_pool2d(cost, 7, every, 3, count_include_pad=False)
     much = cost.mean(1, keepdim=True)
     return (cost - cost.amin(1, keepdim=True)) / (much + 0.01), much

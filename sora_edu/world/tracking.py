@@ -151,10 +151,11 @@ class Camera:
 LEAST = {"pan": 0.045, "zoom": 0.035, "shake": 0.003}       # of a camera that is not still
 
 
-def camera_of(steps: Tensor, t: Tensor) -> Camera:
-    "The law behind the steps [T - 1, 3] (right, down, log zoom) that the eye saw between frames."
-    steps = steps.double()
-    pan, shake = ramp(t).diff(), _waves(t).diff(dim=0)                                          # what each adds between two frames
+def camera_of(steps: Tensor, t: Tensor, pairs: Tensor | None = None) -> Camera:
+    """The law behind the steps [N, 3] (right, down, log zoom) that the eye saw between frames: between the `pairs` [2, N] of their
+    numbers, or between each and the next."""
+    a, b = torch.stack([torch.arange(len(t) - 1), torch.arange(1, len(t))]) if pairs is None else pairs
+    steps, pan, shake = steps.double(), ramp(t)[b] - ramp(t)[a], _waves(t)[b] - _waves(t)[a]     # what each adds between two frames
     far = (steps * pan[:, None]).sum(0) / pan.square().sum()                                    # right, down, log zoom
     waves = torch.linalg.lstsq(torch.cat([pan[:, None], shake], 1), steps[:, :2]).solution[1:] if len(t) > 8 else torch.zeros(4, 2).double()
     swing = float(waves.square().sum(0).sqrt().mean())
@@ -169,7 +170,7 @@ def camera_of(steps: Tensor, t: Tensor) -> Camera:
         way[:, axis] = far[axis] * ramp(t)
     if word == "shakes":
         way[:, :2] = (_waves(t) - _waves(t[:1])) @ waves
-    left = float((steps[:, :2] - way[:, :2].diff(dim=0)).square().sum(1).mean().sqrt()) if len(t) > 1 else 0.0
+    left = float((steps[:, :2] - way[b, :2] + way[a, :2]).square().sum(1).mean().sqrt()) if len(t) > 1 else 0.0
     way[:, 2] = way[:, 2].exp()
     return Camera(word, way, strength, left)
 

@@ -137,7 +137,8 @@ def _allowed(numbers: dict, within: dict) -> bool:
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-044
 def _fit(ways: list, path: Path):
-    "The way of a verb that leaves least, among those whose numbers are allowed: (what is left [T, 5] in units of noise, the numbers), or `None`."
+    """The way of a verb that leaves least, among those whose numbers are allowed: (what is left [T, 5] in units of noise, the numbers,
+    which way), or `None`."""
     t, names = len(path.t), list(ways[0].columns)
     base = torch.zeros(len(ways), t, 5, 5 + len(names) + len(path.slack), dtype=torch.float64)
     base[:, :, range(5), range(5)] = 1                                      # where each channel begins is free
@@ -162,7 +163,7 @@ def _fit(ways: list, path: Path):
         if "g" in numbers and "radius" in ways[w].columns["g"]:
             numbers["g"] /= max(start, 0.2)
         if _allowed(numbers, ways[w].within):
-            return left[w], numbers
+            return left[w], numbers, w
     return None
 
 
@@ -193,39 +194,58 @@ def _part(path: Path, low, high) -> Path:
 # %% ../../nbs/05k_world.verbs.ipynb #cell-053
 def explain(path: Path, start=0.0, end=math.inf, verbs=ACTIONS) -> dict:
     "How well each verb explains the stretch from `start` to `end`: verb -> (cost, what is left [T, 5]); those that cannot be are left out."
+    return {verb: told[:2] for verb, told in _explain(path, start, end, verbs).items()}
+
+
+def _explain(path, start, end, verbs):
+    "The same, and in which of its ways each verb explains best."
     part = _part(path, start, end)
     found = {}
     for verb in verbs:
         ways = VERBS[verb](part.t - start, end - start, part) if len(part.t) > 1 else []
         fit = _fit(ways, part) if ways else None
         if fit is not None:
-            found[verb] = (_cost(fit[0]), fit[0])
+            found[verb] = (_cost(fit[0]), fit[0], fit[2])
     return found
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-067
 BEAT_STARTS = tuple(BEATS.values())         # seconds, for one, two and three beats
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-069
-def _chains(each, price):
-    "The cheapest chains of verbs in which no verb follows itself."
-    chains = [(price, (), [])]
+def _chains(each):
+    "Chains of verbs in which no verb follows itself, the cheapest first, each verb with its way."
+    chains = [(0.0, ())]
     for verbs in each:
-        chains = [(cost + c, (*said, verb), [*left, l]) for cost, said, left in chains
-                  for verb, (c, l) in sorted(verbs.items(), key=lambda v: v[1][0])[:4] if not said or said[-1] != verb]
-    return [(cost, said, torch.cat(left)) for cost, said, left in chains]
+        chains = [(cost + c, (*said, (verb, way))) for cost, said in chains
+                  for verb, (c, _, way) in sorted(verbs.items(), key=lambda v: v[1][0])[:4] if not said or said[-1][0] != verb]
+    return [said for _, said in sorted(chains)]
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-071
+def _after_another(path: Path, starts: tuple, said: tuple) -> Tensor:
+    "What beats leave [T, 5] as one motion: each has a clock that runs during the beat, and what they do adds up."
+    columns, fixed = {}, {}
+    for k, (start, end, (verb, way)) in enumerate(zip(starts, (*starts[1:], math.inf), said)):
+        one = VERBS[verb]((path.t - start).clamp(0, end - start), end - start, _part(path, start, end))[way]
+        since = lambda parts: {channel: column - column[0] for channel, column in parts.items()}
+        columns |= {(k, name): since(parts) for name, parts in one.columns.items()}
+        for channel, column in since(one.fixed or {}).items():
+            fixed[channel] = fixed.get(channel, 0) + column
+    return _fit([Way(columns, {}, fixed)], path)[0]
+
+# %% ../../nbs/05k_world.verbs.ipynb #cell-071a
 BEAT_PRICE = 14.0           # how much better an explanation must be for each beat more
 
 
 def beats(path: Path, verbs=ACTIONS) -> list:
-    "Explanations in one, two or three beats, the cheapest first: (cost, verbs, what is left [rows, 5])."
+    "Explanations in one, two or three beats, the cheapest first: (cost, verbs, what is left [T, 5])."
     told = []
     for starts in BEAT_STARTS:
         if starts[-1] + GLIMPSE > float(path.t[-1]):
             continue
-        each = [explain(path, a, b, verbs) for a, b in zip(starts, (*starts[1:], math.inf))]
-        told += _chains(each, BEAT_PRICE * (len(starts) - 1))
+        each = [_explain(path, a, b, verbs) for a, b in zip(starts, (*starts[1:], math.inf))]
+        for said in _chains(each)[:12]:
+            left = _after_another(path, starts, said)
+            told.append((_cost(left) + BEAT_PRICE * (len(starts) - 1), tuple(verb for verb, _ in said), left))
     return sorted(told, key=lambda one: one[0])
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-079
