@@ -49,7 +49,7 @@ class OracleConfig:
     glance_steps: int = 6_000       # of the second lesson: the closer look
     glance_batch: int = 64          # clips, a frame of each
     glance_spoilt: float = 0.5      # share of clips in which one actor is damaged
-    drift_steps: int = 5_000        # of the third: the eye for the camera
+    drift_steps: int = 4_000        # of the third: the eye for the camera
     drift_batch: int = 64           # clips, a pair of frames of each, there and back
     seed: int = 0
 
@@ -378,7 +378,9 @@ def drift_batch(cache, cfg: OracleConfig, step: int) -> dict:
 def drift_loss(net, batch: dict, device="cpu") -> tuple:
     "How far the eye for the camera is from the truth, there and back: the loss, and its part."
     pair, way = (batch[name].to(device) for name in ("pair", "way"))
-    loss = 100 * F.smooth_l1_loss(net(torch.cat([pair, pair.flip(1)])), torch.cat([way, -way]), beta=0.002)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
+        said = net(torch.cat([pair, pair.flip(1)]))
+    loss = 100 * F.smooth_l1_loss(said, torch.cat([way, -way]), beta=0.002)
     return loss, {"drift": float(loss.detach())}
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-062
