@@ -49,8 +49,8 @@ class OracleConfig:
     glance_steps: int = 6_000       # of the second lesson: the closer look
     glance_batch: int = 64          # clips, a frame of each
     glance_spoilt: float = 0.5      # share of clips in which one actor is damaged
-    drift_steps: int = 4_000        # of the third: the eye for the camera
-    drift_batch: int = 64           # clips, a pair of frames of each, there and back
+    drift_steps: int = 5_000        # of the third: the eye for the camera
+    drift_batch: int = 64           # clips, a pair of frames of each
     seed: int = 0
 
     def rate(self, step: int) -> float:
@@ -366,21 +366,23 @@ def glance_loss(net, batch: dict, device="cpu") -> tuple:
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-061a
 def drift_batch(cache, cfg: OracleConfig, step: int) -> dict:
-    "Pairs in grey of a step by the seed alone, some worn, and how the camera moved between the two: right, down, log zoom."
+    "Pairs in grey of a step by the seed alone, half of them backwards, some worn, and how the camera moved between the two: right, down, log zoom."
     batch, rng = batch_of(cache, replace(cfg, batch_size=cfg.drift_batch), step), random.Random(f"{cfg.seed}/drift/{step}")
-    two = list(((0, 1), (1, 2), (0, 2))[step % 3])
+    two, back = list(((0, 1), (1, 2), (0, 2))[step % 3]), slice(None, None, 2)
     parts = batch["frames"][:, two].split(8)                                            # eight clips at a time are worn alike
     frames = torch.cat([worn(part.flatten(0, 1), rng) if rng.random() < cfg.worn else part.flatten(0, 1) for part in parts])
     a, b = batch["camera"][:, two].unbind(1)
-    return {"pair": grey(frames).unflatten(0, (-1, 2)), "way": torch.cat([b[:, :2] - a[:, :2], (b[:, 2:] / a[:, 2:]).log()], 1)}
+    pair, way = grey(frames).unflatten(0, (-1, 2)), torch.cat([b[:, :2] - a[:, :2], (b[:, 2:] / a[:, 2:]).log()], 1)
+    pair[back], way[back] = pair[back].flip(1), -way[back]
+    return {"pair": pair, "way": way}
 
 
 def drift_loss(net, batch: dict, device="cpu") -> tuple:
-    "How far the eye for the camera is from the truth, there and back: the loss, and its part."
+    "How far the eye for the camera is from the truth: the loss, and its part."
     pair, way = (batch[name].to(device) for name in ("pair", "way"))
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
-        said = net(torch.cat([pair, pair.flip(1)]))
-    loss = 100 * F.smooth_l1_loss(said, torch.cat([way, -way]), beta=0.002)
+        said = net(pair)
+    loss = 100 * F.smooth_l1_loss(said, way, beta=0.002)
     return loss, {"drift": float(loss.detach())}
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-062
