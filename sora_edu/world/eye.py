@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .sight import PLACE, SIDE, Sight, crops, grey, load_sight, pairs_of
-from .stage import ACTORS, ATTRIBUTES, COLOURS, IN_PLACE, SKYLESS, FullDescription
+from .stage import ACTORS, ATTRIBUTES, BEATS, COLOURS, IN_PLACE, SKYLESS, FullDescription
 from .oracle import Reading
 from .scene import ACTIONS as MINI_ACTIONS
 from .scene import ACTORS as MINI_ACTORS
@@ -117,12 +117,13 @@ def _slack(camera: Camera, t: Tensor, centre: Tensor) -> tuple:
 SIZE_AT = (0.1275, 0.161)           # radius at the beginning, between small, medium and big
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-025
-def size_of(track: Track, camera: Camera, fps: float, action=None) -> str:
-    "Small, medium or big, as it is at the beginning."
-    world = in_world(track, camera)
-    early = fps if action in ("grows", "shrinks", "pulses") else fps / 2 if camera.word.startswith("zooms") else len(world)
-    frames = sorted(world)[:max(1, round(early))]
-    value = _begin(world, frames, fps, action)
+def size_of(tracks: list, camera: Camera, fps: float, said: tuple = ()) -> str:
+    "Small, medium or big, as those who do what is `said`, beat by beat, are at the beginning."
+    first = BEATS[len(said)][1] if len(said) > 1 else math.inf
+    early = min(first, 1.0 if said and said[0] in ("grows", "shrinks", "pulses") else 0.5 if camera.word.startswith("zooms") else math.inf)
+    worlds = [in_world(track, camera) for track in tracks]
+    known = [[f for f in sorted(world) if f < early * fps] or [min(world)] for world in worlds]
+    value = float(np.mean([_begin(world, frames, fps, said[0] if said else None) for world, frames in zip(worlds, known)]))
     return ("small", "medium", "big")[sum(value > limit for limit in SIZE_AT)]
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-026
@@ -206,9 +207,8 @@ def _tell_group(view: View, base) -> Story:
     kind, colour = (int(sum(t.total(name) for t in tracks).argmax()) for name in ("kind", "colour"))
     acts = beats(body(tracks, view.camera, view.t)) if len(view.t) > 1 else []
     _, said, left = acts[0] if acts else (0, (), torch.zeros(0))
-    sizes = [size_of(t, view.camera, view.fps, said[0] if said else None) for t in tracks]
     first, second, third = (*said, None, None, None)[:3]
-    return Story(replace(base, size=max(set(sizes), key=sizes.count), colour=COLOURS[colour], actor=ACTORS[kind], count=min(len(tracks), 4),
+    return Story(replace(base, size=size_of(tracks, view.camera, view.fps, said), colour=COLOURS[colour], actor=ACTORS[kind], count=min(len(tracks), 4),
                          action=first, second=second, third=third), left, _best(acts), tuple(range(len(tracks))))
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-043
@@ -217,8 +217,8 @@ def _tell_pair(view: View, base) -> Story:
     told = _pair_stories([body([t], view.camera, view.t) for t in (a, b)], view.tracks) if len(view.t) > 1 else []
     _, (i, j), action, relation, left = told[0] if told else (0, (0, 1), None, relation_of(a, b), torch.zeros(0))
     one, two = view.tracks[i], view.tracks[j]
-    return Story(replace(base, size=size_of(one, view.camera, view.fps, action), colour=COLOURS[one.colour], actor=ACTORS[one.kind], action=action,
-                         count=1, relation=relation, other_size=size_of(two, view.camera, view.fps), other_colour=COLOURS[two.colour],
+    return Story(replace(base, size=size_of([one], view.camera, view.fps, (action,)), colour=COLOURS[one.colour], actor=ACTORS[one.kind], action=action,
+                         count=1, relation=relation, other_size=size_of([two], view.camera, view.fps), other_colour=COLOURS[two.colour],
                          other_actor=ACTORS[two.kind]), left, _best(told), (i, j))
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-046
@@ -227,7 +227,7 @@ def _missing(view: View) -> int:
     most, n = 0, len(view.t)
     for track in view.tracks:
         absent = [f for f in range(n) if f not in track]
-        others = [o for o in view.tracks if o is not track]
+        others = [o for o in view.tracks if (o.kind, o.colour) != (track.kind, track.colour)]
         most = max(most, sum(not any(_covers(o, track, f) for o in others) for f in absent))
     return most
 
