@@ -268,6 +268,10 @@ def test_evaluate(capsys, weights, tmp_path):
     code, out, _ = call(capsys, "evaluate", "--weights", known, "--limit", 2, "--json")
     told = json.loads(out)
     assert code == 0 and told["n"] == 2 and 0 <= told["all"]["share"] <= 1
+    page = tmp_path / "page.html"
+    code, out, _ = call(capsys, "evaluate", "--weights", known, "--against", known, "--limit", 2, "--report", page)
+    assert code == 0 and page.read_text().count("<figure>") == 2 and "against:  +0.0 points" in out
+    assert "--against" in refused(capsys, "evaluate", "--weights", known, "--against", known)
     assert "suite" in refused(capsys, "evaluate", "--weights", weights, "--suite", "nonsense")
     for limit in (-5, 0, 99999):
         assert "limit" in refused(capsys, "evaluate", "--weights", known, "--suite", "controls", "--limit", limit)

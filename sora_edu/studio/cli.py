@@ -338,18 +338,26 @@ def evaluate(
     weights: Weights = None,
     suite: Annotated[str, typer.Option(help="seen, heldout or controls.")] = "seen",
     limit: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="Only the first prompts of the suite.", show_default="all")] = None,
+    report: Annotated[Optional[str], typer.Option(metavar="FILE", help="A page with every clip, right and wrong.", show_default=False)] = None,
+    against: Annotated[Optional[str], typer.Option(metavar="WEIGHTS", help="With --report: compared on the same prompts.", show_default=False)] = None,
     as_json: Json = False,
 ):
     "Judge weights: how much of its prompt does each clip show?"
-    from sora_edu.evaluate import adherence
-    told = adherence.evaluate(weights or "mini", suite=suite, limit=limit, progress=not as_json)
+    from sora_edu.evaluate import adherence, report as pages
+    if against and not report:
+        raise ValueError("--against: got it without --report, allowed: together with --report FILE")
+    how = dict(limit=limit, progress=not as_json)
+    told = pages.report(report, weights or "mini", suite, against=against, **how) if report else adherence.evaluate(weights or "mini", suite=suite, **how)
     _tell(as_json, told, _scores(told))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-063
 def _scores(told):
-    "An evaluation as lines: the shares of a suite's attributes, or of each control."
-    shares = {name: score["all"] if "all" in score else score for name, score in told.items() if isinstance(score, dict) and name != "reasons"}
-    return [f"{name:>18}: {100 * s['share']:5.1f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})  {s['right']} of {s['n']}" for name, s in shares.items()]
+    "An evaluation as lines: the shares of a suite's attributes, or of each control; and by how much it is better than another."
+    scores = {name: score for name, score in told.items() if isinstance(score, dict) and name not in ("reasons", "against")}
+    shares = {name: score["all"] if "all" in score else score for name, score in scores.items()}
+    lines = [f"{name:>18}: {100 * s['share']:5.1f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})  {s['right']} of {s['n']}" for name, s in shares.items()]
+    pair = told.get("against", {}).get("all")
+    return lines + ([f"{'against':>18}: {100 * pair['difference']:+5.1f} points ({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f}), p = {pair['p']:.2g}"] if pair else [])
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-065
 @app.command()
