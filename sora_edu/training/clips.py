@@ -560,7 +560,7 @@ def adapt(vae, made, *, steps=400, batch_size=4, rate=5e-4, anchor=0.01, seed=0,
     """Train a copy of `vae` on windows `made`, a list of uint8 [T, H, W, 3], and return it. `anchor` weighs the squared shift of the latents,
     in units of their scale, so that what was trained on them remains valid. With `out`, a second call goes on after a kill."""
     from tqdm.auto import trange
-    plan, old, vae = AutoencoderConfig(steps=steps, learning_rate=rate, warmup=20), vae, copy.deepcopy(vae).train().requires_grad_(True).requires_grad_(True)
+    plan, old, vae = AutoencoderConfig(steps=steps, learning_rate=rate, warmup=20), vae, copy.deepcopy(vae).train().requires_grad_(True)
     optimizer, device, first, checkpoint = MuonAdamW(vae, rate), next(vae.parameters()).device, 0, out and Path(out) / "adapt_checkpoint.pt"
     if checkpoint and checkpoint.exists():
         saved = load_checkpoint(checkpoint, device)
