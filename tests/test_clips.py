@@ -134,6 +134,21 @@ def test_captions_come_from_four_places(tmp_path):
     assert {(f.name, f.reason) for f in faults} == {("f.mp4", "caption: missing"), ("gone.mp4", "listed with a caption, but no such file")}
 
 
+def test_folders_within_are_searched_and_closed_ones_listed(tmp_path, monkeypatch):
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    C.spoil(tmp_path / "in", "x", "no caption", greys([90] * 5), "")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "in/x.mp4", "text": "a wall"}')
+    scan = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+    monkeypatch.setattr(os, "scandir", guarded)
+    (clip,), (fault,) = find_clips(tmp_path)
+    assert (clip.name, clip.caption) == ("in/x.mp4", "a wall") and fault.name.endswith("locked") and fault.reason == "folder: Permission denied"
+
+
 @pytest.mark.parametrize("ending, data", [(".txt", "œuf".encode("cp1252")), (".txt", b" "), (".json", b"{"), (".json", b'{"title": "x"}'), (".json", b"[1]"), (".json", b'{"text": 5}')])
 def test_bad_captions_are_refused(ending, data):
     with pytest.raises(C.BadClip, match="caption: .* allowed"):
@@ -269,6 +284,16 @@ def test_a_full_disk_is_said_and_what_is_done_stays(data, cache, tmp_path, monke
         stop_after(patch, 1, RuntimeError("No space left on device"))
         build(data, tmp_path)
     assert len(list(tmp_path.glob("shard-*.safetensors"))) == 1 and equal(build(data, tmp_path), cache)
+
+
+def test_a_shard_that_is_gone_or_damaged_is_made_again(data, cache, tmp_path):
+    build(data, tmp_path)
+    gone = sorted(tmp_path.glob("shard-*.safetensors"))[1]
+    gone.unlink()
+    assert equal(build(data, tmp_path), cache)
+    gone.write_bytes(b"scratched")
+    with pytest.raises(ValueError, match=f"{gone.name} is damaged .*delete this one"):
+        build(data, tmp_path)
 
 
 def test_a_cache_of_another_kind_is_refused_and_kept(data, cache, tmp_path):

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 from ..model.text import load_tokenizer, tokenize
@@ -109,7 +109,8 @@ def _table(folder: Path) -> dict:
 # %% ../../nbs/13c_training.clips.ipynb #cell-026
 def _in_folder(root: Path):
     "A Clip or a Fault for every video under `root`, in order of name."
-    for folder, below, files in os.walk(root):
+    top, closed = _table(root), []
+    for folder, below, files in os.walk(root, onerror=closed.append):
         below.sort()
         table, there = _table(Path(folder)), set(files)
         for file in sorted(files):
@@ -118,11 +119,12 @@ def _in_folder(root: Path):
                 continue
             try:
                 beside = next((e for e in (".txt", ".json") if path.stem + e in there), None)
-                caption = caption_in(beside, path.with_suffix(beside).read_bytes()) if beside else table.get(file)
+                caption = caption_in(beside, path.with_suffix(beside).read_bytes()) if beside else table.get(file) or top.get(name)
                 yield Clip(name, caption, str(path), path.stat().st_size) if caption else Fault(name, "caption: missing")
             except (BadClip, OSError) as error:
                 yield Fault(name, str(error))
         yield from (Fault(name, "listed with a caption, but no such file") for name in sorted(table) if not Path(folder, name).exists())
+    yield from (Fault(str(error.filename), f"folder: {error.strerror}") for error in closed)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-028
 def _in_tar(shard: Path):
@@ -130,7 +132,7 @@ def _in_tar(shard: Path):
     members = {}
     try:
         with tarfile.open(shard, "r:") as tar:
-            for m in tar:
+            for m in filter(tarfile.TarInfo.isfile, tar):
                 stem, dot, ending = m.name.rpartition("/")[2].partition(".")
                 key = (m.name[:len(m.name) - len(ending) - len(dot)], "." + ending.lower())
                 members[key] = (m.offset_data, m.size, tar.extractfile(m).read() if ending in ("txt", "json") else None)
@@ -453,7 +455,8 @@ class ClipCache:
         "One more shard, whole or not at all."
         told = {"files": files, "faults": [asdict(f) for f in faults]}
         tensors = {name: torch.cat(parts) for name, parts in tensors.items()} or {"none": torch.zeros(0)}
-        path = self.folder / f"shard-{len(self.shards()):06d}.safetensors"
+        free = next(k for k in range(10**6) if not (self.folder / f"shard-{k:06d}.safetensors").exists())
+        path = self.folder / f"shard-{free:06d}.safetensors"
         write_atomic(path, lambda new: save_file(tensors, new, {"told": json.dumps(told)}))
         self._note(told)
 
@@ -479,8 +482,11 @@ class ClipCache:
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-076
 def _header(shard) -> dict:
-    with safe_open(shard, "pt") as file:
-        return json.loads(file.metadata()["told"])
+    try:
+        with safe_open(shard, "pt") as file:
+            return json.loads(file.metadata()["told"])
+    except SafetensorError as error:
+        raise ValueError(f"cache: {shard} is damaged ({error}), allowed: whole shards; delete this one, and it is made again") from None
 
 
 @torch.no_grad()
