@@ -73,8 +73,9 @@ def resume_differs(clips=60, steps=200):
         make = lambda where: build_clip_cache(data, small_vae(), where, shard_mb=0.05, workers=0, progress=False)
         whole, resumed = make(Path(folder, "whole")), make(broken)
         same = lambda a, b: all(torch.equal(a[k], b[k]) for k in ("x0", "ids", "coverage"))
+        shards = len(whole.shards())
         differ = sum(not same(clip_batch_at(whole, leg, 0, s), clip_batch_at(resumed, leg, 0, s)) for s in range(steps))
-    return {"value": differ, "n": steps, "note": f"killed after {stopped} of {len(whole.shards())} shards"}
+    return {"value": differ, "n": steps, "note": f"killed after {stopped} of {shards} shards"}
 
 
 def loader_margin(clips=128, steps=3, workers=2):
@@ -97,7 +98,7 @@ def loader_margin(clips=128, steps=3, workers=2):
         taken += len(batch["x0"]) * (k > 0)
     taken /= time.perf_counter() - begin
     return {"value": round(given / taken, 1), "n": 200,
-            "note": f"from the cache {given:.0f}, decoded by {workers} workers {decoded:.0f}, needed {taken:.0f} clips a second"}
+            "note": f"from the cache {given:.0f}, decoded by {workers} workers {decoded:.1f}, needed {taken:.1f} clips a second"}
 
 
 if __name__ == "__main__":
