@@ -266,6 +266,7 @@ def train(
     config: Annotated[str, typer.Argument(help="nano, mini or oracle.")],
     leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0")] = None,
     from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder")] = None,
+    data: Annotated[Optional[Path], typer.Option(help="Videos to learn from: a folder with captions, or WebDataset shards.", show_default="the rendered world")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill within this leg.")] = False,
     all_legs: Annotated[bool, typer.Option("--all-legs", help="All legs of the config, one after the other.")] = False,
     out: Out = None,
@@ -280,7 +281,7 @@ def train(
         raise ValueError(f"CONFIG: got {config!r}, allowed: {', '.join(CONFIGS)}, oracle")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if config == "oracle":
-        given = _given(**{"--leg": leg, "--from": from_weights, "--all-legs": all_legs})
+        given = _given(**{"--leg": leg, "--from": from_weights, "--all-legs": all_legs, "--data": data})
         return _train_oracle(given, out, resume, device, as_json)
     out = Path(out or f"runs/{get_config(config).name}")
     if from_weights and not Path(from_weights).exists():
@@ -290,7 +291,7 @@ def train(
     legs = range(len(get_config(config).legs)) if all_legs else [leg or 0]
     if not from_weights and not (resume and (out / f"leg{legs[0]}.pt").exists()):
         from_weights = _leg_before(get_config(config), legs[0], out)
-    told = _train_legs(config, legs, out, from_weights, resume, device)
+    told = _train_legs(config, legs, out, from_weights, resume, device, **_given(data=data))
     _tell(as_json, {"config": config, "legs": list(legs), **told})
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-060
@@ -304,7 +305,7 @@ def _leg_before(cfg, leg, out):
     return str(before) if leg else None
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-061
-def _train_legs(config, legs, out, start, resume, device):
+def _train_legs(config, legs, out, start, resume, device, **given):
     "Train `legs` one after the other, each from where the one before ended -> the last leg's file, the weights folder, its hash."
     from sora_edu.pipeline.generate import package
     from sora_edu.training import loop
@@ -315,7 +316,7 @@ def _train_legs(config, legs, out, start, resume, device):
         there = [path for path in (made, out / f"leg{leg}.pt", *unfinished) if path.exists()]
         if there and not resume:
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
-        vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device)
+        vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
     digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg,
                      config=config, legs=list(legs), seed=cfg.seed)

@@ -1,0 +1,370 @@
+"Clips from outside: every fault is listed and none is fatal, time and turns are honoured, the cache survives, training reads it."
+import dataclasses
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from clip_figures import faults_fatal, small_vae, write_clips
+from sora_edu.model.vae import psnr
+from sora_edu.training import clips as C
+from sora_edu.training.clips import Buckets, Clip, build_clip_cache, clip_batch_at, decode, find_clips, windows, write_file
+from sora_edu.video import from_uint8, to_uint8
+from sora_edu.world.render import render
+from sora_edu.world.scene import World
+
+LEG = SimpleNamespace(image_share=0.3, batch_size=8, image_batch=16, mid_clip_share=0.2, cond_dropout=0.1, oversample=())
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return to_uint8(render(World().sample(3, 1)))[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = write_clips(tmp_path_factory.mktemp("clips"), 12)
+    C.spoil(folder, "9000", "no caption", to_uint8(render(World().sample(3, 1)))[0], "")
+    C.spoil(folder, "9001", "audio only", None, "a song")
+    wide = to_uint8(render(World().sample(4, 1), 12, 48, 80))[0]
+    C.spoil(folder, "9002", "whole", wide, "a blue box, wide")
+    return folder
+
+
+def build(data, folder, seed=0, **options):
+    return build_clip_cache(data, small_vae(seed), folder, workers=0, progress=False, **{"shard_mb": 0.05, **options})
+
+
+@pytest.fixture(scope="module")
+def cache(data, tmp_path_factory):
+    return build(data, tmp_path_factory.mktemp("cache"))
+
+
+def greys(levels, height=32, width=32):
+    return np.stack([np.full((height, width, 3), level, np.uint8) for level in levels])
+
+
+def levels_of(data, fps=8):
+    "The grey level of each frame, in tens."
+    clips = list(windows(io.BytesIO(data), Buckets(((32, 32),), (5,), fps)))
+    return [round(float(frame.mean()) / 10) for clip in clips for frame in clip]
+
+
+# Files
+
+def test_no_fault_is_fatal_and_none_goes_unlisted():
+    assert faults_fatal(2 * len(C.SPOILERS))["value"] == 0          # more than eight files: in workers
+
+
+def test_frames_are_those_on_screen_at_their_moment():
+    steady = greys(range(10, 240, 10))
+    assert levels_of(write_file(steady[:10])) == list(range(1, 11))
+    assert levels_of(write_file(steady[:20]), fps=4) == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+    uneven = write_file(steady[:5], times=[0, 1, 4, 5, 9])           # frame 2 stays for three eighths, frame 4 for four
+    assert levels_of(uneven) == [1, 2, 2, 2, 3, 4, 4, 4, 4, 5]
+
+
+def test_a_turned_video_is_shown_upright():
+    corner = np.zeros((17, 48, 80, 3), np.uint8)
+    corner[:, :24, :40] = 255                                        # top left, and after a turn by a quarter to the right: top right
+    clip, = windows(io.BytesIO(C.turned(write_file(corner))), Buckets())
+    assert clip.shape == (17, 80, 48, 3) and clip[:, :35, 30:].mean() > 240 and clip[:, :35, :18].mean() < 15 and clip[:, 45:].mean() < 15
+
+
+@pytest.mark.parametrize("kind, least", [("whole", 33), ("10-bit", 30), ("odd sizes", 22)])
+def test_pixels_come_through(frames, kind, least, tmp_path):
+    C.spoil(tmp_path, "x", kind, frames, "c")
+    clip, = decode(find_clips(tmp_path)[0][0], Buckets())[0]
+    assert psnr(from_uint8(clip)[None], from_uint8(frames)[None]) > least
+
+
+def test_a_clip_goes_to_the_nearest_shape_and_its_middle_is_kept():
+    b = Buckets()
+    assert [b.size(*hw) for hw in ((100, 101), (720, 1280), (1920, 1080), (480, 640))] == [(64, 64), (48, 80), (80, 48), (48, 80)]
+    bars = np.zeros((5, 64, 128, 3), np.uint8)
+    bars[:, :, 32:96] = 200
+    clip, = windows(io.BytesIO(write_file(bars)), Buckets(sizes=((64, 64),)))
+    assert clip.mean() > 195
+
+
+@pytest.mark.parametrize("n, lengths", [(40, [17, 17, 5]), (17, [17]), (16, [9, 5]), (4, [])])
+def test_a_long_clip_is_cut(n, lengths):
+    assert [len(w) for w in windows(io.BytesIO(write_file(greys([90] * n))), Buckets())] == lengths
+
+
+def test_a_very_long_one_is_cut_short_and_says_so(tmp_path):
+    C.spoil(tmp_path, "x", "whole", greys([90] * 60), "c")
+    made, why = decode(find_clips(tmp_path)[0][0], Buckets(frames=(5,), most=3))
+    assert len(made) == 3 and why == "long: its first 3 windows"
+
+
+@pytest.mark.parametrize("change", [dict(sizes=()), dict(sizes=((60, 64),)), dict(frames=(4,)), dict(frames=()), dict(fps=0), dict(fps=float("nan")), dict(most=0)])
+def test_bad_buckets_are_refused(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))}: got .* allowed"):
+        Buckets(**change)
+
+
+def test_buckets_of_a_config_have_about_its_pixels():
+    for size in (32, 64, 128):
+        b = C.buckets_for(size, 17)
+        assert b.sizes[0] == (size, size) and b.frames == (17, 9, 5) and all(0.7 < h * w / size**2 < 1.6 for h, w in b.sizes)
+    assert C.buckets_for(32, 5).frames == (5,)
+
+
+# Captions
+
+def test_captions_come_from_four_places(tmp_path):
+    video = write_file(greys([90] * 5))
+    for stem in "abcdef":
+        (tmp_path / f"{stem}.mp4").write_bytes(video)
+    (tmp_path / "a.txt").write_text("\ufeffeine  Möwe\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("deux œufs", encoding="utf-16")
+    (tmp_path / "c.json").write_text('{"text": "three"}')
+    (tmp_path / "captions.csv").write_text('file,caption\nd.mp4,"four, and more"\na.mp4,not this\ngone.mp4,nobody\n')
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "e.mp4", "caption": "five"}\n')
+    found, faults = find_clips(tmp_path)
+    assert [c.caption for c in found] == ["eine Möwe", "deux œufs", "three", "four, and more", "five"]
+    assert {(f.name, f.reason) for f in faults} == {("f.mp4", "caption: missing"), ("gone.mp4", "listed with a caption, but no such file")}
+
+
+def test_folders_within_are_searched_and_closed_ones_listed(tmp_path, monkeypatch):
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    C.spoil(tmp_path / "in", "x", "no caption", greys([90] * 5), "")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "in/x.mp4", "text": "a wall"}')
+    scan = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+    monkeypatch.setattr(os, "scandir", guarded)
+    (clip,), (fault,) = find_clips(tmp_path)
+    assert (clip.name, clip.caption) == ("in/x.mp4", "a wall") and fault.name.endswith("locked") and fault.reason == "folder: Permission denied"
+
+
+@pytest.mark.parametrize("ending, data", [(".txt", "œuf".encode("cp1252")), (".txt", b" "), (".json", b"{"), (".json", b'{"title": "x"}'), (".json", b"[1]"), (".json", b'{"text": 5}')])
+def test_bad_captions_are_refused(ending, data):
+    with pytest.raises(C.BadClip, match="caption: .* allowed"):
+        C.caption_in(ending, data)
+
+
+@pytest.mark.parametrize("name, text", [("captions.csv", "clip;words\nx.mp4;y\n"), ("metadata.jsonl", "{oops"), ("metadata.jsonl", "[1]\n")])
+def test_a_broken_table_is_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} can't be read .* allowed"):
+        find_clips(tmp_path)
+
+
+def test_a_long_caption_is_cut_at_a_word_and_listed(tmp_path):
+    C.spoil(tmp_path, "x", "whole", greys([90] * 5), "a small red ball " * 20)
+    fault = build(tmp_path, tmp_path / "cache").faults["x.mp4"]
+    assert fault.kept == 1 and fault.reason.startswith("caption: cut to") and fault.reason.endswith("of 80 words")
+
+
+# Shards and data sets
+
+def test_what_the_world_exports_is_found_both_ways(tmp_path):
+    from sora_edu.world.dataset import World as Stream, export
+    world = Stream("mini", seed=3)
+    export(world, tmp_path / "folder", 3, progress=False)
+    export(world, tmp_path / "tar", 3, format="webdataset", shard_size=2, progress=False)
+    (one, none), (two, no) = find_clips(tmp_path / "folder"), find_clips(tmp_path / "tar")
+    assert not none and not no and [c.caption for c in one] == [c.caption for c in two] == [item["caption"] for item, _ in zip(world, range(3))]
+    for a, b in zip(one, two):
+        assert np.array_equal(decode(a, Buckets())[0], decode(b, Buckets())[0])
+    assert find_clips(tmp_path / "tar/shard-000000.tar")[0] == two[:2]
+
+
+def test_a_damaged_shard_gives_what_is_whole(tmp_path):
+    from sora_edu.world.dataset import World as Stream, export
+    export(Stream("mini"), tmp_path, 2, format="webdataset", progress=False)
+    shard = tmp_path / "shard-000000.tar"
+    with tarfile.open(shard) as tar:
+        middle = tar.getmember("000001.mp4").offset_data
+    shard.write_bytes(shard.read_bytes()[:middle + 100])
+    found, faults = find_clips(tmp_path)
+    assert [c.name for c in found] == ["shard-000000.tar/000000.mp4"] and any("damaged" in f.reason for f in faults)
+
+
+class Rows(list):
+    "As much of a data set of `datasets` as is asked for."
+    features = {"video": type("Video", (), {})(), "text": None}
+
+    def cast_column(self, name, kind):
+        return self
+
+    def __getitem__(self, key):
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+
+def test_a_hugging_face_data_set(tmp_path, monkeypatch):
+    (tmp_path / "state.json").write_text("{}")
+    C._hf_splits.cache_clear()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match="package datasets, which is not installed, allowed: pip install"):
+        find_clips(tmp_path)
+    rows = Rows({"video": {"bytes": write_file(greys([90] * 5)), "path": None}, "text": text} for text in ("a wall", None))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_from_disk=lambda folder: {"train": rows}, Video=lambda decode: None))
+    found, faults = find_clips(tmp_path)
+    C_, = found
+    assert (C_.name, C_.caption) == ("train/0", "a wall") and faults == [C.Fault("train/1", "caption: missing")]
+    assert decode(C_, Buckets())[0][0].shape == (5, 64, 64, 3)
+    C._hf_splits.cache_clear()
+
+
+# Nothing to learn from
+
+def test_folders_without_clips_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        find_clips(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no video")
+    with pytest.raises(ValueError, match="holds no video, allowed"):
+        find_clips(tmp_path)
+    C.spoil(tmp_path, "x", "audio only", None, "a song")
+    C.spoil(tmp_path, "y", "no caption", greys([90] * 5), "")
+    with pytest.raises(ValueError, match="none of 2 files can be used .*faults.jsonl"):
+        build(tmp_path, tmp_path / "cache")
+    assert len((tmp_path / "cache/faults.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(ValueError, match="none of the 1 captioned"):
+        C.first_windows(tmp_path, Buckets(), progress=False)
+
+
+# The cache
+
+def test_latents_are_those_of_the_windows(data, cache):
+    clip = next(c for c in find_clips(data)[0] if c.name == "0007.mp4")
+    window, = decode(clip, Buckets())[0]
+    with torch.no_grad():
+        z = small_vae().encode(from_uint8(window)[None])[0]
+    assert (z - cache.buckets["17x64x64"].latents[7].float()).abs().max() < 0.02 * z.abs().max() + 0.02
+    assert {s: len(b.latents) for s, b in cache.buckets.items()} == {"17x64x64": 12, "9x48x80": 1}
+    assert {f.name: f.kept for f in cache.faults.values()} == {"9000.mp4": 0, "9001.mp4": 0}
+
+
+def equal(a, b):
+    return a.buckets.keys() == b.buckets.keys() and all(torch.equal(a.buckets[s].latents, b.buckets[s].latents) and
+                                                         torch.equal(a.buckets[s].tokens, b.buckets[s].tokens) for s in a.buckets)
+
+
+def stop_after(monkeypatch, n, error):
+    "The n-th shard is the last that can be written."
+    save, left = C.save_file, [n]
+
+    def stops(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            Path(args[1]).write_bytes(b"half a shard")
+            raise error
+        return save(*args)
+    monkeypatch.setattr(C, "save_file", stops)
+
+
+def test_a_killed_build_goes_on_and_gives_the_same(data, cache, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, KeyboardInterrupt())
+        build(data, tmp_path)
+    assert len(list(tmp_path.glob("shard-*.safetensors"))) == 2
+    seen = []
+    monkeypatch.setattr(C, "decode", lambda clip, buckets, decode=decode: seen.append(clip.name) or decode(clip, buckets))
+    again = build(data, tmp_path)
+    assert equal(again, cache) and again.faults == cache.faults and 0 < len(seen) < 13
+    seen.clear()
+    assert equal(build(data, tmp_path), cache) and not seen
+
+
+def test_a_full_disk_is_said_and_what_is_done_stays(data, cache, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full.*stay, the same call goes on"):
+        stop_after(patch, 1, RuntimeError("No space left on device"))
+        build(data, tmp_path)
+    assert len(list(tmp_path.glob("shard-*.safetensors"))) == 1 and equal(build(data, tmp_path), cache)
+
+
+def test_a_shard_that_is_gone_or_damaged_is_made_again(data, cache, tmp_path):
+    build(data, tmp_path)
+    gone = sorted(tmp_path.glob("shard-*.safetensors"))[1]
+    gone.unlink()
+    assert equal(build(data, tmp_path), cache)
+    gone.write_bytes(b"scratched")
+    with pytest.raises(ValueError, match=f"{gone.name} is damaged .*delete this one"):
+        build(data, tmp_path)
+
+
+def test_a_cache_of_another_kind_is_refused_and_kept(data, cache, tmp_path):
+    before = {p: p.read_bytes() for p in cache.folder.iterdir()}
+    for name, make in (("vae", lambda: build(data, cache.folder, seed=1)), ("frames", lambda: build(data, cache.folder, buckets=Buckets(frames=(5,)))),
+                       ("max_length", lambda: build(data, cache.folder, max_length=9)), ("data", lambda: build(write_clips(tmp_path, 1), cache.folder))):
+        with pytest.raises(ValueError, match=f"was made with {name} .*allowed: .*delete the folder"):
+            make()
+    assert before == {p: p.read_bytes() for p in cache.folder.iterdir()}
+
+
+def test_files_that_come_later_are_added_and_mended_ones_tried_again(tmp_path):
+    data = write_clips(tmp_path / "data", 2)
+    whole = (data / "0001.mp4").read_bytes()
+    (data / "0001.mp4").write_bytes(whole[:300])
+    assert len(build(data, tmp_path / "cache")) == 1
+    (data / "0001.mp4").write_bytes(whole)
+    made = build(data, tmp_path / "cache")
+    assert len(made) == 2 and not made.faults
+
+
+# Batches
+
+def test_batches_are_functions_of_their_step_and_of_every_shape(cache):
+    shapes = set()
+    for step in range(150):
+        a, b = clip_batch_at(cache, LEG, 0, step), clip_batch_at(cache, LEG, 0, step)
+        assert torch.equal(a["x0"], b["x0"]) and torch.equal(a["ids"], b["ids"]) and a["coverage"].shape == a["x0"][:, 0].shape
+        assert not a["coverage"].any() and torch.isfinite(a["x0"]).all()
+        shapes.add(tuple(a["x0"].shape[2:]))
+    assert {(5, 8, 8), (4, 8, 8), (1, 8, 8), (3, 6, 10)} <= shapes
+
+
+def test_adapt_learns_stays_near_and_resumes(frames, tmp_path):
+    torch.manual_seed(0)
+    vae, made = small_vae(), [frames[:5], frames[5:10]]
+    options = dict(steps=6, batch_size=1, progress=False)
+    video, after = from_uint8(frames[:5])[None], C.adapt(vae, made, **options)
+    with torch.no_grad():
+        assert psnr(after.decode(after.encode(video)), video) > psnr(vae.decode(vae.encode(video)), video)
+    assert C.vae_hash(vae) == C.vae_hash(small_vae()) != C.vae_hash(after)
+
+    class Stop(Exception):
+        pass
+    calls = []
+
+    def windows_at(*args, real=C._windows_at):
+        calls.append(args)
+        if len(calls) == 5:
+            raise Stop
+        return real(*args)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(C, "_windows_at", windows_at)
+        C.adapt(vae, made, out=tmp_path, save_every=2, **options)
+    assert C.vae_hash(C.adapt(vae, made, out=tmp_path, save_every=2, **options)) == C.vae_hash(after)
+
+
+def test_training_reads_clips_and_a_stopped_run_goes_on_bit_by_bit(data, tmp_path):
+    from sora_edu.training.loop import train
+    from test_loop import TINY
+    cfg = dataclasses.replace(TINY, legs=(dataclasses.replace(TINY.legs[0], steps=4, oversample=("no such word",)),))
+    vae, net = train(cfg, data=data, out=tmp_path / "a", progress=False, save_every=2)
+    assert (tmp_path / "a/vae-data.safetensors").exists() and (tmp_path / "a/clips/faults.jsonl").exists()
+
+    def stop(state, *_):
+        if state.step == 3:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, data=data, out=tmp_path / "b", progress=False, save_every=2, on_step=stop)
+    _, again = train(cfg, data=data, out=tmp_path / "b", progress=False, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
+    with pytest.raises(ValueError, match="data: got"):
+        train(cfg, data=tmp_path / "nowhere", out=tmp_path / "c", progress=False)
+    assert not (tmp_path / "c").exists()
