@@ -163,6 +163,9 @@ def test_the_eyes_features_are_chances_and_counts():
     assert all(torch.allclose(p.sum(1), torch.ones(2), atol=1e-5) for p in parts[:-2])
     assert torch.allclose(parts[-2].sum(1), parts[-1].sum(1), rtol=1e-4)        # every actor has one kind and one colour
     assert torch.allclose(R.eye_features(video.flip(2), net), got, atol=1e-5)   # frames in any order
+    with torch.no_grad():
+        heat = net(video.transpose(1, 2).flatten(0, 1))["there"].sigmoid().sum((1, 2, 3)).view(2, 2).mean(1)
+    assert torch.allclose(parts[-1].sum(1), heat, rtol=1e-3)                    # as many as are there, and no cell counts without heat
 
 
 def test_embed_takes_both_kinds_of_clips_in_any_batches(clips):
