@@ -11,7 +11,7 @@ from sora_edu.training.sight import OracleConfig, batch_of, build_cache, damaged
 from sora_edu.world.sight import Glance, Sight, SightConfig, load_sight
 
 TINY = OracleConfig(sight=SightConfig(widths=(4, 6, 8, 10), drift_width=8, glance_widths=(4, 6, 8)), clips=64, mini_clips=64,
-                    steps=6, batch_size=4, warmup=2, glance_steps=4, glance_batch=6, drift_steps=4, drift_batch=6)
+                    steps=6, batch_size=4, warmup=2, glance_steps=4, glance_batch=6, drift_steps=4, drift_batch=6, again_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,20 @@ def test_the_closer_look_is_given_what_is_true_of_each_crop(cache):
     assert all(torch.equal(batch[k], again[k]) for k in batch)
     loss, parts = S.glance_loss(Glance((4, 6, 8)), batch)
     assert torch.isfinite(loss) and set(parts) == {"kind", "colour", "turn", "offset", "radius", "whole"}
+
+
+def test_crowded_clips_overlap_and_come_more_often(cache):
+    often = S.crowded(cache)
+    assert 0 < len(often) < 30
+    for k in often:
+        (x, y, r), (u, v, q) = cache["actors"][k, :2, 1, :3]
+        assert math.hypot(x - u, y - v) < r + q and (cache["names"][k, 0] != cache["names"][k, 1]).any()
+    cfg = TINY.__class__(**{**vars(TINY), "batch_size": 6})
+    mean = lambda k: float(cache["frames"][k].mean())
+    known = {round(mean(k), 3) for k in often}
+    hits = sum(round(float(f.add(1).mul(127.5).mean()), 3) in known for step in range(6) for f in batch_of(cache, cfg, step, often)["frames"])
+    assert hits >= 12                                            # two of every six
+    assert torch.equal(batch_of(cache, cfg, 1)["frames"], batch_of(cache, cfg, 1, ())["frames"])
 
 
 def test_the_camera_s_lesson_knows_its_way(cache):

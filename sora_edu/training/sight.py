@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORACLE', 'WINDOW', 'PACE', 'MOST_ACTORS', 'CHUNK', 'OracleConfig', 'build_cache', 'batch_of', 'worn', 'spoil', 'torn',
-           'turned', 'damaged', 'sight_loss', 'glance_batch', 'glance_loss', 'drift_batch', 'drift_loss',
+           'turned', 'damaged', 'sight_loss', 'glance_batch', 'glance_loss', 'drift_batch', 'drift_loss', 'crowded',
            'train_oracle']
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-003
@@ -51,6 +51,8 @@ class OracleConfig:
     glance_spoilt: float = 0.5      # share of clips in which one actor is damaged
     drift_steps: int = 5_000        # of the third: the eye for the camera
     drift_batch: int = 64           # clips, a pair of frames of each
+    again_steps: int = 2_000        # of the last: the eye once more, with crowded clips more often
+    again_rate: float = 1e-3
     seed: int = 0
 
     def rate(self, step: int) -> float:
@@ -143,12 +145,18 @@ def build_cache(cfg: OracleConfig, folder: Path, *, workers=2, progress=True) ->
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes}
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-022
-def batch_of(cache, cfg: OracleConfig, step: int) -> dict:
-    "The clips of a step, by the seed alone: every clip once in each pass."
-    n, b = len(cache["frames"]), cfg.batch_size
-    each = n // b
+def _rows(n: int, b: int, cfg: OracleConfig, step: int):
+    "Which b of n clips a step takes, by the seed alone: each once in every pass."
+    each = max(1, n // b)
     order = np.random.default_rng([cfg.seed, step // each]).permutation(n)
-    rows = np.sort(order[step % each * b:(step % each + 1) * b])
+    return order[step % each * b:(step % each + 1) * b]
+
+
+def batch_of(cache, cfg: OracleConfig, step: int, often=()) -> dict:
+    "The clips of a step; a third of them from the numbers `often`, if there are any."
+    few = cfg.batch_size // 3 if len(often) else 0
+    rows = np.sort(np.concatenate([_rows(len(cache["frames"]), cfg.batch_size - few, cfg, step), np.asarray(often, int)[_rows(len(often), few, cfg, step)]])
+                   if few else _rows(len(cache["frames"]), cfg.batch_size, cfg, step))
     batch = {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in cache.items()}
     pictures = {name: batch.pop(name).float().div_(127.5).sub_(1) for name in ("frames", "without")}       # [B, 3 frames, 3, 128, 128]
     return {name: v.float() if name in ("actors", "camera") else v.long() for name, v in batch.items()} | pictures
@@ -385,6 +393,13 @@ def drift_loss(net, batch: dict, device="cpu") -> tuple:
     loss = 100 * F.smooth_l1_loss(said, way, beta=0.002)
     return loss, {"drift": float(loss.detach())}
 
+# %% ../../nbs/13b_training.sight.ipynb #cell-061b
+def crowded(cache) -> np.ndarray:
+    "The numbers of the clips in which two actors that look different overlap on the screen."
+    a, b = cache["actors"][:, 0, 1], cache["actors"][:, 1, 1]                               # [N, 5] in the middle frame
+    two = (cache["names"][:, 1, 0] >= 0) & (cache["names"][:, 0] != cache["names"][:, 1]).any(1)
+    return np.flatnonzero(two & (np.hypot(*(a - b)[:, :2].T) < 0.95 * (a[:, 2] + b[:, 2])))
+
 # %% ../../nbs/13b_training.sight.ipynb #cell-062
 def _lesson(name, net, loss_at, plan: OracleConfig, path: Path, log_path: Path, *, resume, device, progress, save_every) -> nn.Module:
     """The steps of a plan, with a log, a checkpoint and an average of the weights, which is returned. `loss_at(net, step)` gives the
@@ -426,7 +441,7 @@ def _lesson(name, net, loss_at, plan: OracleConfig, path: Path, log_path: Path, 
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-063
 def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False, device="cpu", progress=True, save_every=250) -> Sight:
-    "Frames, then three lessons: the eye, the closer look, the camera. Logs and checkpoints go to `out`, at the end the averaged weights."
+    "Frames, then four lessons: the eye, the closer look, the camera, the eye again. Logs and checkpoints go to `out`, at the end the averaged weights."
     out = Path(out)
     if (out / "checkpoint.pt").exists() and not resume:
         raise ValueError(f"out: got {out}, which has checkpoint.pt, allowed: a folder without it, or --resume to go on with it")
@@ -444,6 +459,10 @@ def train_oracle(cfg: OracleConfig = ORACLE, out="runs/oracle", *, resume=False,
     moved = lambda net, step: drift_loss(net, drift_batch(cache, cfg, step), device)
     plan = replace(cfg, steps=cfg.drift_steps, batch_size=cfg.drift_batch)
     net.drift = _lesson("drift", Drift(cfg.sight.drift_width), moved, plan, out / "drift.pt", out / "drift.jsonl", **how)
+    often = crowded(cache)
+    closely = lambda net, step: sight_loss(net, damaged(batch_of(cache, cfg, step, often), cfg, step + cfg.steps), device)
+    plan = replace(cfg, steps=cfg.again_steps, learning_rate=cfg.again_rate, decay=1.0)
+    net = _lesson("again", net.requires_grad_(True), closely, plan, out / "again.pt", out / "again.jsonl", **how)
     save_tensors(out / "oracle.safetensors", {k: v.bfloat16() if v.is_floating_point() else v for k, v in net.state_dict().items()},
                  {"config": json.dumps(asdict(cfg.sight))})
     return net.eval()
