@@ -62,7 +62,8 @@ def test_spoiling_changes_the_actor_and_nothing_far_from_it(cache, seed):
     frames, without, track = batch["frames"][0], batch["without"][0], batch["actors"][0, 0]
     new = spoil(frames, without, track, batch["frames"][1], random.Random(seed))
     x, y, r = (track[:, k, None, None] * 128 for k in range(3))
-    far = torch.hypot(torch.arange(128) + 0.5 - x, torch.arange(128)[:, None] + 0.5 - y) > 3.2 * r
+    around = lambda d: torch.minimum(d.abs(), 128 - d.abs())                  # what is pushed out on one side comes in on the other
+    far = torch.hypot(around(torch.arange(128) + 0.5 - x), around(torch.arange(128)[:, None] + 0.5 - y)) > 3.2 * r
     far &= torch.nn.functional.max_pool2d((frames - without).abs().amax(1), 17, 1, 8) == 0
     changed = (new - frames).abs().amax(1)
     assert far.any() and changed[far].max() < 1e-5 and changed.max() > 0.1

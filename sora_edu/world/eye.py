@@ -241,11 +241,23 @@ def _covers(other: Track, track: Track, frame: int) -> bool:
     return math.hypot(o.x - s.x, o.y - s.y) < o.radius + s.radius + min(0.15, 0.05 * abs(frame - near))
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-050
-def _disagree(track: Track, name: str) -> float:
-    "The share of the frames that show it plainly in which the track looks like something else, and clearly."
-    plain = [s for s in track.values() if s.seen > 0.75 and s.sure > 0.4]
+def _plainly(view: View, track: Track) -> list:
+    "The spots that show an actor plainly, in order: large enough, hardly covered, and with nobody near."
+    near = lambda f, s: any(o is not track and f in o and math.hypot(o[f].x - s.x, o[f].y - s.y) < 0.9 * (o[f].radius + s.radius) for o in view.tracks)
+    return [s for f, s in sorted(track.items()) if s.seen > 0.6 and s.radius > 0.07 and not near(f, s)]
+
+
+def _disagree(view: View, track: Track, name: str) -> float:
+    "The share of the frames that show it plainly in which an actor looks like something else, and clearly."
+    plain = [s for s in _plainly(view, track) if s.sure > 0.4]
     mine = int(track.total(name).argmax())
-    return sum(float(getattr(s, name).max() - getattr(s, name)[mine]) > 1.0 for s in plain) / max(1, len(plain))
+    return sum(float(getattr(s, name).max() - getattr(s, name)[mine]) > 1.0 for s in plain) / max(5, len(plain))
+
+
+def _broken(view: View, track: Track) -> float:
+    "How sure the eye is that an actor is not whole, in the worst few frames that show it plainly."
+    doubts = [1 - s.whole for s in _plainly(view, track)]
+    return _window(doubts) if len(doubts) > 2 else 0.0
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-051
 def _changes(view: View) -> float:
@@ -287,18 +299,18 @@ def faults(view: View, story: Story) -> dict:
     return dict(
         empty=float(not tracks), crowd=float(len(tracks) > 4 or len(tracks) > 2 and looks > 1),
         missing=_missing(view), stray=sum(s.sure for t in view.stray for s in t.values()),
-        kind=max((_disagree(t, "kind") for t in tracks), default=0.0), colour=max((_disagree(t, "colour") for t in tracks), default=0.0),
-        broken=max((_window([1 - s.whole for _, s in sorted(t.items()) if s.seen > 0.6]) for t in tracks), default=0.0),
+        kind=max((_disagree(view, t, "kind") for t in tracks), default=0.0), colour=max((_disagree(view, t, "colour") for t in tracks), default=0.0),
+        broken=max((_broken(view, t) for t in tracks), default=0.0),
         torn=view.torn, change=_changes(view), lawless=float(left.mean()), jump=float(left.sum(1).max()), leap=_leap(view), shaken=128 * view.camera.left)
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-057
 LIMITS = {   # measure -> how much of it a readable clip may have, and what is said of one with more
     "empty": (0, "there is no actor"), "crowd": (0, "there are more actors than belong together"),
-    "missing": (5, "an actor is missing in some frames"), "stray": (6.0, "something appears and is gone again"),
+    "missing": (6, "an actor is missing in some frames"), "stray": (7.0, "something appears and is gone again"),
     "kind": (0.45, "an actor changes its shape"), "colour": (0.25, "an actor changes its colour"),
-    "broken": (0.6, "an actor is not whole"), "torn": (4.0, "there are patches that belong elsewhere"),
-    "change": (1.6, "the place changes"), "lawless": (16.0, "no action explains how the actors move"),
-    "jump": (800, "an actor jumps"), "leap": (1.6, "an actor is suddenly elsewhere"), "shaken": (1.3, "the landscape jumps"),
+    "broken": (0.36, "an actor is not whole"), "torn": (4.0, "there are patches that belong elsewhere"),
+    "change": (2.0, "the place changes"), "lawless": (16.0, "no action explains how the actors move"),
+    "jump": (1200, "an actor jumps"), "leap": (1.5, "an actor is suddenly elsewhere"), "shaken": (1.3, "the landscape jumps"),
 }
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-058

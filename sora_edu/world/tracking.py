@@ -145,7 +145,7 @@ class Camera:
     word: str
     way: Tensor
     strength: dict
-    left: float             # what is left unexplained of its steps, in stage sides
+    left: float             # what is left unexplained of its steps beyond a third of their size, in stage sides
 
 # %% ../../nbs/05j_world.tracking.ipynb #cell-057
 LEAST = {"pan": 0.045, "zoom": 0.035, "shake": 0.003}       # of a camera that is not still
@@ -170,7 +170,8 @@ def camera_of(steps: Tensor, t: Tensor, pairs: Tensor | None = None) -> Camera:
         way[:, axis] = far[axis] * ramp(t)
     if word == "shakes":
         way[:, :2] = (_waves(t) - _waves(t[:1])) @ waves
-    left = float((steps[:, :2] - way[b, :2] + way[a, :2]).square().sum(1).mean().sqrt()) if len(t) > 1 else 0.0
+    size = lambda v: float(v.square().sum(1).mean().sqrt())
+    left = max(0.0, size(steps[:, :2] - way[b, :2] + way[a, :2]) - size(steps[:, :2]) / 3) if len(t) > 1 else 0.0
     way[:, 2] = way[:, 2].exp()
     return Camera(word, way, strength, left)
 
