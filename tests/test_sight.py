@@ -90,7 +90,7 @@ def test_the_eye_feels_the_camera(eye):
         one = shot(camera=camera, seed=5)
         light = grey(film.render(one, 9)[0].transpose(0, 1))
         with torch.no_grad():
-            return eye.drift(light[[[0, 2], [2, 4], [4, 6], [6, 8]]]).sum(0)
+            return eye.drift(light[torch.tensor([[0, 2], [2, 4], [4, 6], [6, 8]])]).sum(0)
     still, right, down, near = (steps(c) for c in ("still", "pans right", "tilts down", "zooms in"))
     assert still.abs().max() < 0.03
     assert right[0] > 0.04 and down[1] > 0.04 and near[2] > 0.04

@@ -165,7 +165,7 @@ def perfect(prompts, seeds):
 
 
 def floors(cases: list, *, progress: bool = True) -> dict:
-    "The renderer's clips, spoilt: how -> topic -> share. Cases go in groups of four of one topic."
+    "The renderer's clips, spoilt: how -> topic -> share. Cases go in groups of four."
     rows = {}
     for i, group in enumerate(_batches(cases, 4, progress, "floors")):
         for name, clips in spoiled(perfect([c.prompt for c in group], [c.seed for c in group]), seed=i).items():

@@ -233,7 +233,7 @@ def _after_another(path: Path, starts: tuple, said: tuple) -> Tensor:
     return _fit([Way(columns, {}, fixed)], path)[0]
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-071a
-BEAT_PRICE = 30.0           # how much better an explanation must be for each beat more
+BEAT_PRICE = 12.0           # how much better an explanation must be for each beat more
 
 
 def beats(path: Path, verbs=ACTIONS) -> list:
