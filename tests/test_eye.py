@@ -143,3 +143,37 @@ def test_a_place_that_changes_is_measured():
 
 def test_an_actor_that_is_gone_for_half_the_clip_is_missing():
     assert measured(seen([0.5] * 12))["missing"] == 12 and eye.verdict(measured(seen([0.5] * 12))) == eye.LIMITS["missing"][1]
+
+
+def with_other(view, x, kind, frames=range(24), radius=0.1, **more):
+    "The same view with a second actor at `x`."
+    from sora_edu.world.stage import ACTORS
+    from sora_edu.world.tracking import Track
+    spot = view.tracks[0][0]
+    logs = torch.full((len(ACTORS),), -5.0).index_fill(0, torch.tensor(kind), -0.05)
+    return replace(view, tracks=[*view.tracks, Track({f: replace(spot, x=x, kind=logs, radius=radius, **more) for f in frames})])
+
+
+def test_a_twin_is_no_excuse_for_who_is_missing():
+    "Who looks different may stand before an actor; who looks the same stands beside it, in this world."
+    gone = seen([0.5] * 10)
+    assert eye._missing(with_other(gone, 0.52, kind=3)) == 0
+    assert eye._missing(with_other(gone, 0.52, kind=0)) == 14
+
+
+@pytest.mark.parametrize("doubt, beside, radius, broken", [(0.1, None, 0.1, True), (0.1, 0.55, 0.1, False), (0.1, 0.9, 0.1, True), (0.1, None, 0.05, False), (0.9, None, 0.1, False)])
+def test_only_who_shows_plainly_can_be_called_broken(doubt, beside, radius, broken):
+    view = seen([0.5] * 24)
+    view.tracks[0].update({f: replace(s, whole=doubt, radius=radius) for f, s in view.tracks[0].items()})
+    view = view if beside is None else with_other(view, beside, kind=3)
+    assert (eye._broken(view, view.tracks[0]) > eye.LIMITS["broken"][0]) == broken
+
+
+def test_of_several_beats_the_first_tells_the_size():
+    view = seen([0.5] * 24)
+    grown = {f: replace(s, radius=0.11 if f < 10 else 0.18) for f, s in view.tracks[0].items()}
+    view.tracks[0].update(grown)
+    size = lambda said: eye.size_of(view.tracks, view.camera, 8, said)
+    assert (size(("stays still", "grows", "spins")), size(("stays still",))) == ("small", "big")
+    late = with_other(view, 0.9, kind=0, radius=0.2)
+    assert eye.size_of(late.tracks, view.camera, 8, ("stays still", "grows", "spins")) == "medium"          # the mean of 0.11 and 0.2

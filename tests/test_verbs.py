@@ -130,3 +130,21 @@ def test_a_beat_costs_its_price_exactly():
     for cost, said, left in told:
         assert math.isclose(cost, verbs._cost(left) + verbs.BEAT_PRICE * (len(said) - 1), rel_tol=1e-9)
     assert verbs.BEAT_PRICE > 5
+
+
+def test_a_stretch_of_misjudged_angles_is_no_beat():
+    "Something that rolls, and is seen turned by half a radian too far for a second, would roll, move and roll if beats could begin anywhere."
+    path = paths(alone("rolls left", kind="ball", size="big", seed=5))[0]
+    values = path.values.clone()
+    values[11:22, 3] += 0.5
+    wrong = Path(path.t, values, path.trust, path.size)
+    assert beats(wrong)[0][1] == ("rolls left",)
+    apart = [explain(wrong, a, b) for a, b in ((0.0, 4 / 3), (4 / 3, 8 / 3), (8 / 3, math.inf))]
+    broken = apart[0]["rolls left"][0] + min(c for verb, (c, _) in apart[1].items() if verb != "rolls left") + apart[2]["rolls left"][0]
+    assert broken + 2 * verbs.BEAT_PRICE < beats(wrong)[0][0]              # one by one, the pieces are cheaper
+
+
+@pytest.mark.parametrize("said", [("moves right", "falls", "grows"), ("bounces", "rolls left"), ("spins", "circles around")])
+def test_beats_leave_one_number_for_each_frame(said):
+    cost, told, left = beats(paths(alone(*said, seed=2))[0])[0]
+    assert told == said and left.shape == (33, 5)
