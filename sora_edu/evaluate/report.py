@@ -11,7 +11,7 @@ import html
 import io
 import math
 from pathlib import Path
-from .adherence import _as_video, _batches, _generate, judge, suite, tally, wilson
+from .adherence import _as_video, _generate, evaluate, suite, tally, wilson
 from ..video import to_uint8, write_bytes
 from ..world.scene import ATTRIBUTES
 
@@ -61,12 +61,15 @@ def _webp(clip, fps=8) -> str:
 def gather(source="mini", name="seen", *, limit: int | None = None, batch_size: int = 16, progress: bool = True, **options) -> list:
     "Evaluate a generator on a suite and keep its clips, marked: rows as `evaluate(..., rows=True)` has them, each with a `picture`."
     from sora_edu.pipeline.generate import mark
-    cases, generate, rows = suite(name, limit), _generate(source, options), []
-    for group in _batches(cases, batch_size, progress, name):
-        clips = generate([c.prompt for c in group], [c.seed for c in group])
-        told, shown = judge(clips, [c.description for c in group]), to_uint8(_as_video(clips))
-        rows += [dict(prompt=c.prompt, seed=c.seed, picture=_webp(mark(clip)), **j) for c, j, clip in zip(group, told, shown)]
-    return rows
+    suite(name, limit)                                              # refused before any clip is made
+    generate, pictures = _generate(source, options), []
+
+    def kept(prompts, seeds):
+        clips = generate(prompts, seeds)
+        pictures.extend(_webp(mark(clip)) for clip in to_uint8(_as_video(clips)))
+        return clips
+    rows = evaluate(kept, name, limit=limit, batch_size=batch_size, progress=progress, rows=True)["rows"]
+    return [row | {"picture": picture} for row, picture in zip(rows, pictures)]
 
 # %% ../../nbs/18c_evaluate.report.ipynb #cell-026
 def worst(rows: list) -> list:

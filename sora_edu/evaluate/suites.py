@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from .adherence import _as_video, _batches, _first, _share, spoiled
-from ..world import captions, eye, film, scene
+from ..world import eye, film
 from ..world.language import caption, parse, shot_of
 from ..world.stage import ATTRIBUTES, CAMERAS, INTERACTIONS, RELATIONS, STYLES, FullDescription, draw_shot
 
