@@ -281,8 +281,8 @@ def train(
         raise ValueError(f"CONFIG: got {config!r}, allowed: {', '.join(CONFIGS)}, oracle")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if config == "oracle":
-        given = _given(**{"--leg": leg, "--from": from_weights, "--all-legs": all_legs, "--data": data})
-        return _train_oracle(given, out, resume, device, as_json)
+        given = _given(**{"--all-legs": all_legs, "--data": data})
+        return _train_oracle(given, leg or 0, from_weights, out, resume, device, as_json)
     out = Path(out or f"runs/{get_config(config).name}")
     if from_weights and not Path(from_weights).exists():
         from_weights = resolve_weights(from_weights)                # a packaged name
@@ -323,14 +323,18 @@ def _train_legs(config, legs, out, start, resume, device, **given):
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
-def _train_oracle(given, out, resume, device, as_json):
-    "Train the eye of the full world's oracle: one stretch, without legs."
-    from sora_edu.training.sight import train_oracle
+def _train_oracle(given, leg, start, out, resume, device, as_json):
+    "Train the eye of the full world's oracle: the first leg from nothing, the second from weights."
+    from sora_edu.training.sight import ORACLE_LEGS, train_oracle
     if given:
-        raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano and mini, the oracle has one leg from nothing")
+        raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano and mini")
+    if not 0 <= leg < len(ORACLE_LEGS):
+        raise ValueError(f"--leg: got {leg}, allowed: 0 to {len(ORACLE_LEGS) - 1}")
+    if (leg > 0) != bool(start) or start and not Path(start).is_file():
+        raise ValueError(f"--from: got {start}, allowed: {'a file of weights that the leg goes on from' if leg else 'nothing, leg 0 begins anew'}")
     out = Path(out or "runs/oracle")
-    train_oracle(out=out, resume=resume, device=device)
-    _tell(as_json, {"config": "oracle", "weights": str(out / "oracle.safetensors")})
+    train_oracle(ORACLE_LEGS[leg], out, start=start, resume=resume, device=device)
+    _tell(as_json, {"config": "oracle", "leg": leg, "weights": str(out / "oracle.safetensors")})
 
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-062
