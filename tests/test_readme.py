@@ -31,7 +31,16 @@ def test_figures_table():
     lines = readme.figures_table(rows).splitlines()[2:]
     assert [line.split("|")[2].strip() for line in lines] == ["90 % (87.1 to 92.4)", "31.3 dB"]
     text = "a\n<!-- figures -->\nold\n<!-- /figures -->\nb"
-    assert "old" not in readme.with_figures(text, rows) and readme.with_figures(readme.with_figures(text, rows), []).count("Not measured") == 1
+    full, empty = ({"figures": readme.figures_table(some)} for some in (rows, []))
+    assert "old" not in readme.with_tables(text, full) and readme.with_tables(readme.with_tables(text, full), empty).count("Not measured") == 1
+
+
+def test_leaderboard_the_latest_first():
+    row = dict(name="mini", shipped="aaaaaaa", legs=3, clips=12_000, images=3_000, flops=4.2e16, hours=1.5, seen=dict(value=70.0, interval=[66.0, 74.0], n=480),
+               heldout=dict(value=69.0, interval=[65.0, 73.0], n=480))
+    lines = readme.board_table([row, row | {"shipped": "bbbbbbb"}]).splitlines()
+    assert "bbbbbbb" in lines[2] and lines[3] == "| mini, 3 legs (`aaaaaaa`) | 70 % (66 to 74) | 69 % (65 to 73) | 12k | 3k | 42 | 1.5 |"
+    assert "Not measured" in readme.board_table([])
 
 
 @pytest.mark.parametrize("before, after", [

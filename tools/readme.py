@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INDEX, FIGURES = ROOT / "nbs" / "index.ipynb", ROOT / "figures" / "first-light.json"
+INDEX, FIGURES = ROOT / "nbs" / "index.ipynb", ROOT / "figures"
 TOLD = {  # the figures that a newcomer cares for, in words
     "adherence_all_gpu": "480 prompts: all five attributes right, trained on a GPU",
     "adherence_all_cpu": "480 prompts: all five attributes right, trained on two CPU cores",
@@ -22,7 +22,6 @@ TOLD = {  # the figures that a newcomer cares for, in words
     "playback_single": "one clip on two cores, seconds it plays ÷ seconds it took",
     "demo_first": "`make demo` in a fresh clone",
 }
-MARKS = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", flags=re.S)
 LINK = re.compile(r"""(\]\(|\bsrc="|\bhref=")(?!https?:|mailto:|\#|/)([^)"\s]+)""")
 
 
@@ -50,17 +49,29 @@ def figures_table(rows):
     return "\n".join(["| what | measured |", "| --- | --- |", *lines]) + "\n" if lines else "*Not measured yet.*\n"
 
 
-def with_figures(text, rows):
-    "`text` with the table of `rows` between the marks."
-    return MARKS.sub(lambda match: match[1] + "\n" + figures_table(rows) + "\n" + match[2], text)
+def board_table(rows):
+    "The rows of `figures/leaderboard.json` as a markdown table, the latest first."
+    lines = [f"| {row['name']}, {row['legs']} legs (`{row['shipped']}`) | {number(row['seen'] | {'unit': '%'})} | {number(row['heldout'] | {'unit': '%'})} "
+             f"| {row['clips'] / 1000:.0f}k | {row['images'] / 1000:.0f}k | {row['flops'] / 1e15:.0f} | {row['hours']} |" for row in reversed(rows)]
+    head = ["| checkpoint | all right | held-out combinations | clips | images | PFLOP | hours |", "| --- " * 7 + "|"]
+    return "\n".join([*head, *lines]) + "\n" if lines else "*Not measured yet.*\n"
+
+
+def with_tables(text, tables):
+    "`text` with each table (name -> markdown) between the marks of its name."
+    for name, table in tables.items():
+        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda match: match[1] + "\n" + table + "\n" + match[2], text, flags=re.S)
+    return text
 
 
 def index(path=INDEX, figures=FIGURES):
-    "The index notebook as a dict, with the figures as they are now."
-    rows = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else []
+    "The index notebook as a dict, with the tables as they are now."
+    rows = {name: json.loads((figures / f"{name}.json").read_text(encoding="utf-8")) if (figures / f"{name}.json").exists() else []
+            for name in ("first-light", "leaderboard")}
+    tables = {"figures": figures_table(rows["first-light"]), "leaderboard": board_table(rows["leaderboard"])}
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        cell["source"] = with_figures("".join(cell["source"]), rows).splitlines(keepends=True)
+        cell["source"] = with_tables("".join(cell["source"]), tables).splitlines(keepends=True)
     return notebook
 
 

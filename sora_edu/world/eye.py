@@ -22,7 +22,7 @@ from .scene import ACTORS as MINI_ACTORS
 from .scene import COLOURS as MINI_COLOURS
 from .scene import SETTINGS as MINI_SETTINGS
 from .scene import Description
-from .tracking import Camera, Track, assign, camera_of, in_world, join, ramp, spots
+from .tracking import Camera, Track, assign, camera_of, in_world, is_part, join, one_each, ramp, spots
 from .verbs import Path, beats, explain, interactions
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-008
@@ -63,7 +63,9 @@ def see(net: Sight, clip: Tensor, fps: float) -> View:
     light = F.interpolate(light[None], (SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)[0] if light.shape[-2:] != (SIDE // 2,) * 2 else light
     pairs = pairs_of(len(t), fps)
     camera = camera_of(net.drift(light[pairs.T]) if len(t) > 1 else torch.zeros(0, 3), t, pairs)
-    tracks = join(assign(closer(net, frames, [spots(said, f) for f in range(len(t))]), fps))
+    found = [one_each(spots_of) for spots_of in closer(net, frames, [spots(said, f) for f in range(len(t))])]
+    tracks = join(assign(found, fps))
+    tracks = [track for track in tracks if not any(is_part(track, other) for other in tracks)]
     long = [track for track in tracks if sum(s.sure for s in track.values()) > max(0.7, 0.2 * len(t))]
     place = {name: said[name].log_softmax(1) for name in PLACE}
     return View(t, place, camera, sorted(long, key=min), [track for track in tracks if track not in long], torn_cells(said), fps)

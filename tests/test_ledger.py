@@ -1,0 +1,95 @@
+"The ledger: intervals that keep their word, costs that add up, and checkpoints from the history."
+import json
+import subprocess
+
+import pytest
+import torch
+
+from sora_edu.evaluate import ledger
+from sora_edu.evaluate.ledger import coverage, differing, forward_flops, leaderboard, newcombe, samples_of, spread_chances, unpack
+from sora_edu.pipeline.generate import load_models, resolve_weights
+
+
+@pytest.mark.parametrize("right, n, right2, n2, low, high", [
+    (48, 80, 56, 70, 0.0524, 0.3339), (3, 10, 9, 10, 0.1705, 0.8090), (2, 84, 6, 84, -0.0235, 0.1316), (27, 28, 56, 56, -0.0250, 0.1770)])
+def test_newcombe_s_own_examples(right, n, right2, n2, low, high):
+    "Newcombe 1998, table II, method 10; the last one within the paper's rounding."
+    got = newcombe(right, n, right2, n2)
+    assert got == pytest.approx((low, high), abs=0.012) and newcombe(right2, n2, right, n) == pytest.approx((-got[1], -got[0]))
+
+
+def test_intervals_keep_their_word_and_too_narrow_ones_are_found_out(monkeypatch):
+    chances = [0.8] * 120
+    assert 0.92 < coverage(chances, 1500) < 0.98 and coverage(chances, 50) == coverage(chances, 50)
+    def narrow(*counts):
+        low, high = newcombe(*counts)
+        return 0.85 * low + 0.15 * high, 0.15 * low + 0.85 * high
+    monkeypatch.setattr(ledger, "newcombe", narrow)
+    assert coverage(chances, 1500) < 0.9
+
+
+def test_chances_have_their_mean_and_spread():
+    far, near = (torch.tensor(spread_chances(0.84, 4000, alike)) for alike in (0.5, 100))
+    assert abs(far.mean() - 0.84) < 0.02 and abs(near.mean() - 0.84) < 0.02 and far.std() > 5 * near.std()
+    assert spread_chances(0.5, 3, 4) == spread_chances(0.5, 3, 4) != spread_chances(0.5, 3, 4, seed=1)
+
+
+def test_counts_that_differ_are_counted():
+    one = {"suite": "seen", "all": {"right": 3}, "actor": {"right": 4}, "reasons": {"no actor": 1}}
+    assert differing(one, one) == 0
+    assert differing(one, {"suite": "seen", "all": {"right": 2}, "actor": {"right": 4}, "reasons": {"torn": 1}}) == 3
+
+
+def test_samples_add_up():
+    assert samples_of({"steps": 1000, "image_share": 0.3, "batch_size": 64, "image_batch": 128}) == (44_800, 38_400)
+
+
+def test_operations_are_those_of_the_networks():
+    models = load_models("mini", device="cpu", dtype=torch.float32)
+    weights = sum(p.numel() for p in models.dit.blocks.parameters() if p.ndim == 2)
+    one, five = forward_flops(models, 1), forward_flops(models, 5)
+    tokens = 16                                             # of one latent frame
+    assert 0.5 * 2 * weights * tokens < one < 2 * 2 * weights * tokens and 3 * one < five < 8 * one
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    "A small history: two checkpoints that were shipped, and a commit of something else in between."
+    root = tmp_path / "root"
+    folder = root / "sora_edu" / "weights" / "mini"
+    folder.mkdir(parents=True)
+    git = lambda *words: subprocess.run(["git", "-C", root, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
+    git("init", "-q")
+    for k in range(3):
+        name = "other.txt" if k == 1 else "model.json"
+        (folder / name).write_text(json.dumps({"weights_hash": f"{k}" * 64}))
+        git("add", "-A"), git("commit", "-qm", str(k))
+    monkeypatch.setattr(ledger, "_repository", lambda: root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_checkpoints_come_out_of_the_history(repository, tmp_path):
+    commits = ledger.shipped()
+    assert len(commits) == 2
+    for at, wanted in zip(commits, "02"):
+        assert json.loads((unpack(at, tmp_path / at) / "model.json").read_text())["weights_hash"][0] == wanted
+    with pytest.raises(ValueError, match="commit: got 'nothing', allowed"):
+        unpack("nothing", tmp_path)
+
+
+def test_a_checkpoint_is_judged_once(repository, tmp_path, monkeypatch):
+    asked, path = [], tmp_path / "board.json"
+    share = {"all": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 10}}
+    monkeypatch.setattr(ledger, "evaluate", lambda weights, suite, **how: asked.append(suite) or share)
+    monkeypatch.setattr(ledger, "cost", lambda folder: {"legs": 1, "clips": 2, "images": 3, "flops": 4, "hours": 5})
+    rows = leaderboard(path, progress=False)
+    assert [row["shipped"] for row in rows] == ledger.shipped() and asked == ["seen", "heldout"] * 2
+    assert leaderboard(path, progress=False) == rows == json.loads(path.read_text()) and len(asked) == 4
+    assert rows[0]["seen"] == {"value": 50.0, "interval": [40.0, 60.0], "n": 10} and rows[0]["weights_hash"] == "0" * 12
+
+
+def test_the_packaged_weights_have_a_cost():
+    spent = ledger.cost(resolve_weights("mini"))
+    legs = json.loads((resolve_weights("mini") / "model.json").read_text())["info"]["legs"]
+    assert spent["legs"] == len(legs) and spent["clips"] == sum(samples_of(leg)[0] for leg in legs) and spent["flops"] > 1e15
