@@ -280,7 +280,9 @@ def test_evaluate(capsys, weights, tmp_path):
 @pytest.mark.parametrize("args, word", [(["giant"], "giant"), (["nano", "--leg", 99], "leg"), (["nano", "--leg", "x"], "--leg"), ([], "config"),
                                         (["nano", "--device", "gpu"], "device"), (["mini", "--leg", 2], "--from"), (["mini", "--leg", 2, "--from", "nowhere"], "nowhere"),
                                         (["mini", "--leg", 2, "--all-legs"], "--all-legs"), (["nano", "--from", "mini"], "from_weights"),
-                                        (["nano", "--data", "nowhere"], "data: got nowhere"), (["oracle", "--data", "x"], "--data")])
+                                        (["nano", "--data", "nowhere"], "data: got nowhere"), (["oracle", "--data", "x"], "--data"),
+                                        (["oracle", "--leg", 2], "--leg: got 2, allowed: 0 to 1"), (["oracle", "--leg", 1], "--from: got None"),
+                                        (["oracle", "--from", "x"], "leg 0 begins anew"), (["oracle", "--leg", 1, "--from", "nowhere"], "--from: got nowhere")])
 def test_train_refuses(capsys, args, word):
     assert word in refused(capsys, "train", *args)
     assert not os.path.exists("runs")

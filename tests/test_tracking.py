@@ -6,7 +6,7 @@ import torch
 
 from sora_edu.world.sight import CELLS, PLACE, SPOTS
 from sora_edu.world.stage import ACTORS, CAMERAS, COLOURS
-from sora_edu.world.tracking import Spot, Track, assign, camera_of, in_world, join, spots
+from sora_edu.world.tracking import Spot, Track, assign, camera_of, in_world, is_part, join, one_each, spots
 
 
 def spot(x, y, kind=0, colour=0, radius=0.1, sure=0.9):
@@ -38,6 +38,20 @@ def test_peaks_become_spots_with_all_they_say():
 def test_two_peaks_on_one_actor_are_one():
     assert len(spots(maps((0.5, 0.5, 0.15, 3, 3), (0.57, 0.5, 0.15, 3, 3)), 0)) == 1
     assert len(spots(maps((0.5, 0.5, 0.15, 3, 3), (0.57, 0.5, 0.15, 4, 3)), 0)) == 2
+
+
+def test_a_petal_is_a_part_and_a_ball_before_a_flower_is_not():
+    flower = Track({f: spot(0.5, 0.5, radius=0.2) for f in range(20)})
+    petal = lambda x, sure, n: Track({f: spot(x, 0.5, kind=3, radius=0.08, sure=sure) for f in range(n)})
+    assert is_part(petal(0.6, 0.4, 15), flower) and not is_part(flower, petal(0.6, 0.4, 15))
+    assert not is_part(petal(0.6, 0.8, 15), flower)                                     # the eye is sure of it
+    assert not is_part(petal(0.75, 0.4, 15), flower)                                    # beyond its edge
+    assert not is_part(petal(0.6, 0.4, 33), Track({f: spot(0.5, 0.5, radius=0.2) for f in range(12)}))      # mostly alone
+
+
+def test_of_lookalikes_that_overlap_the_first_is_kept():
+    assert len(one_each([spot(0.5, 0.5), spot(0.57, 0.5)])) == 1 and len(one_each([spot(0.5, 0.5), spot(0.6, 0.5)])) == 2
+    assert len(one_each([spot(0.5, 0.5), spot(0.57, 0.5, colour=1)])) == 2
 
 
 def test_two_that_cross_keep_their_names():

@@ -11,7 +11,7 @@ from sora_edu.training.sight import OracleConfig, batch_of, build_cache, damaged
 from sora_edu.world.sight import Glance, Sight, SightConfig, load_sight
 
 TINY = OracleConfig(sight=SightConfig(widths=(4, 6, 8, 10), drift_width=8, glance_widths=(4, 6, 8)), clips=64, mini_clips=64,
-                    steps=6, batch_size=4, warmup=2, glance_steps=4, glance_batch=6, drift_steps=4, drift_batch=6, again_steps=3)
+                    steps=6, batch_size=4, warmup=2, glance_steps=4, glance_batch=6, drift_steps=4, drift_batch=6)
 
 
 @pytest.fixture(scope="module")
@@ -119,25 +119,34 @@ def test_the_closer_look_is_given_what_is_true_of_each_crop(cache):
     batch = S.glance_batch(cache, TINY, 0)
     n = len(batch["kind"])
     assert batch["crop"].shape == (n, 3, 48, 48) and n >= TINY.glance_batch - 1
-    assert all(len(v) == n for v in batch.values()) and batch["offset"].abs().max() < 0.6 and batch["radius"].abs().max() < 0.5
+    assert all(len(v) == n for v in batch.values()) and batch["offset"].abs().max() < 1.5 and batch["radius"].abs().max() < 1
     again = S.glance_batch(cache, TINY, 0)
     assert all(torch.equal(batch[k], again[k]) for k in batch)
     loss, parts = S.glance_loss(Glance((4, 6, 8)), batch)
     assert torch.isfinite(loss) and set(parts) == {"kind", "colour", "turn", "offset", "radius", "whole"}
 
 
-def test_crowded_clips_overlap_and_come_more_often(cache):
-    often = S.crowded(cache)
-    assert 0 < len(often) < 30
-    for k in often:
-        (x, y, r), (u, v, q) = cache["actors"][k, :2, 1, :3]
-        assert math.hypot(x - u, y - v) < r + q and (cache["names"][k, 0] != cache["names"][k, 1]).any()
-    cfg = TINY.__class__(**{**vars(TINY), "batch_size": 6})
-    mean = lambda k: float(cache["frames"][k].mean())
-    known = {round(mean(k), 3) for k in often}
-    hits = sum(round(float(f.add(1).mul(127.5).mean()), 3) in known for step in range(6) for f in batch_of(cache, cfg, step, often)["frames"])
-    assert hits >= 12                                            # two of every six
-    assert torch.equal(batch_of(cache, cfg, 1)["frames"], batch_of(cache, cfg, 1, ())["frames"])
+def test_some_clips_have_one_actor_before_another():
+    before = lambda shot: shot.relation in ("in front of", "behind")
+    rng = random.Random(0)
+    assert all(before(S._shot(rng, 1.0)) for _ in range(10)) and 0 <= sum(before(S._shot(rng, 0.0)) for _ in range(200)) < 30
+
+
+def test_spoilt_actors_are_cut_out_far_off(cache):
+    "As a first look, which takes half an actor for a whole one, would do it."
+    batches = [S.glance_batch(cache, TINY, step) for step in range(30)]
+    offset, whole = (torch.cat([b[name] for b in batches]) for name in ("offset", "whole"))
+    far = offset.norm(dim=1)
+    assert 0.25 < far[whole == 0].mean() < 0.6 and 0.08 < far[whole == 1].mean() < 0.25 and far[whole == 1].max() > 0.4
+
+
+def test_a_second_leg_goes_on_from_the_first_one_s_weights(tmp_path):
+    first = train_oracle(TINY, tmp_path / "first", progress=False)
+    start = tmp_path / "first" / "oracle.safetensors"
+    second = train_oracle(TINY.__class__(**{**vars(TINY), "steps": 2, "learning_rate": 1e-9, "glance_steps": 0, "drift_steps": 0, "seed": 1}), tmp_path / "second", start=start, progress=False)
+    near = lambda a, b: all(torch.allclose(p, q, atol=0.02, rtol=0.02) for p, q in zip(a.parameters(), b.parameters()))
+    assert near(first, second) and not near(first, Sight(TINY.sight))
+    assert not (tmp_path / "second" / "glance.jsonl").exists() and load_sight(tmp_path / "second" / "oracle.safetensors").config == TINY.sight
 
 
 def test_the_camera_s_lesson_knows_its_way(cache):

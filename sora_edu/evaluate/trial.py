@@ -129,7 +129,7 @@ def through_pca(clip, shot=None, number=0) -> Tensor:
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-033
 def points_lost(alter, n: int = 500) -> dict:
     "By how many points the share of clips read all right falls."
-    before, after = score(readings(range(n))), score(readings(range(n), alter))
+    before, after = fresh(n), score(readings(range(n), alter))
     return {"value": round(before["all"] - after["all"], 2), "n": n}
 
 

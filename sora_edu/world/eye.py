@@ -246,7 +246,7 @@ def _covers(other: Track, track: Track, frame: int) -> bool:
 def _plainly(view: View, track: Track) -> list:
     "The spots that show an actor plainly, in order: large enough, hardly covered, and with nobody near."
     near = lambda f, s: any(o is not track and f in o and math.hypot(o[f].x - s.x, o[f].y - s.y) < 0.9 * (o[f].radius + s.radius) for o in view.tracks)
-    return [s for f, s in sorted(track.items()) if s.seen > 0.6 and s.radius > 0.07 and not near(f, s)]
+    return [s for f, s in sorted(track.items()) if s.seen > 0.6 and s.radius > 0.055 and not near(f, s)]
 
 
 def _disagree(view: View, track: Track, name: str) -> float:
@@ -310,9 +310,9 @@ LIMITS = {   # measure -> how much of it a readable clip may have, and what is s
     "empty": (0, "there is no actor"), "crowd": (0, "there are more actors than belong together"),
     "missing": (6, "an actor is missing in some frames"), "stray": (7.0, "something appears and is gone again"),
     "kind": (0.6, "an actor changes its shape"), "colour": (0.25, "an actor changes its colour"),
-    "broken": (0.36, "an actor is not whole"), "torn": (4.0, "there are patches that belong elsewhere"),
+    "broken": (0.28, "an actor is not whole"), "torn": (4.0, "there are patches that belong elsewhere"),
     "change": (2.0, "the place changes"), "lawless": (16.0, "no action explains how the actors move"),
-    "jump": (1200, "an actor jumps"), "leap": (1.5, "an actor is suddenly elsewhere"), "shaken": (1.3, "the landscape jumps"),
+    "jump": (1200, "an actor jumps"), "leap": (1.8, "an actor is suddenly elsewhere"), "shaken": (1.3, "the landscape jumps"),
 }
 
 # %% ../../nbs/05l_world.eye.ipynb #cell-058

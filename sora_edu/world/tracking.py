@@ -158,7 +158,7 @@ class Camera:
     left: float             # what is left unexplained of its steps beyond a third of their size, in stage sides
 
 # %% ../../nbs/05j_world.tracking.ipynb #cell-057
-LEAST = {"pan": 0.045, "zoom": 0.035, "shake": 0.003}       # of a camera that is not still
+LEAST = {"pan": 0.035, "zoom": 0.027, "shake": 0.003}       # of a camera that is not still
 
 
 def camera_of(steps: Tensor, t: Tensor, pairs: Tensor | None = None) -> Camera:
