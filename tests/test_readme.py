@@ -39,7 +39,7 @@ def test_leaderboard_the_latest_first():
     row = dict(name="mini", shipped="aaaaaaa", legs=3, clips=12_000, images=3_000, flops=4.2e16, hours=1.5, seen=dict(value=70.0, interval=[66.0, 74.0], n=480),
                heldout=dict(value=69.0, interval=[65.0, 73.0], n=480))
     lines = readme.board_table([row, row | {"shipped": "bbbbbbb"}]).splitlines()
-    assert "bbbbbbb" in lines[2] and lines[3] == "| mini, 3 legs (`aaaaaaa`) | 70 % (66 to 74) | 69 % (65 to 73) | 12k | 3k | 42 | 1.5 |"
+    assert "bbbbbbb" in lines[2] and lines[3] == "| mini, 3 legs (`aaaaaaa`) | 70 % (66 to 74) | 69 % (65 to 73) | 12k | 3k | 42.0 | 1.5 |"
     assert "Not measured" in readme.board_table([])
 
 

@@ -52,7 +52,7 @@ def figures_table(rows):
 def board_table(rows):
     "The rows of `figures/leaderboard.json` as a markdown table, the latest first."
     lines = [f"| {row['name']}, {row['legs']} legs (`{row['shipped']}`) | {number(row['seen'] | {'unit': '%'})} | {number(row['heldout'] | {'unit': '%'})} "
-             f"| {row['clips'] / 1000:.0f}k | {row['images'] / 1000:.0f}k | {row['flops'] / 1e15:.0f} | {row['hours']} |" for row in reversed(rows)]
+             f"| {row['clips'] / 1000:.0f}k | {row['images'] / 1000:.0f}k | {row['flops'] / 1e15:.1f} | {row['hours']} |" for row in reversed(rows)]
     head = ["| checkpoint | all right | held-out combinations | clips | images | PFLOP | hours |", "| --- " * 7 + "|"]
     return "\n".join([*head, *lines]) + "\n" if lines else "*Not measured yet.*\n"
 
