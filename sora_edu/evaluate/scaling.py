@@ -244,7 +244,7 @@ def side_by_side(out, names, which=0, n=9):
     from safetensors.torch import load_file
     return filmstrip(np.stack([load_file(Path(out) / name / "clips.safetensors")["frames"][which].numpy() for name in names]), n=n)
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-040
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-041
 @dataclass(frozen=True)
 class Law:
     "L(C) = floor + scale * (C / unit) ** -exponent."
@@ -256,7 +256,7 @@ class Law:
     def __call__(self, compute):
         return self.floor + self.scale * (np.asarray(compute, float) / self.unit) ** -self.exponent
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-041
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-042
 def _points(compute, loss, least):
     "Two arrays, by rising compute, or a ValueError."
     c, y = np.asarray(compute, float), np.asarray(loss, float)
@@ -276,7 +276,7 @@ def fit_law(compute, loss) -> Law:
     floor, scale, exponent = min(fits, key=lambda fit: fit.cost).x
     return Law(float(floor * lowest), float(scale * spread), float(exponent), float(c[0]))
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-046
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-047
 def spread(compute, loss, at: float) -> tuple:
     "The lowest and the highest of what the laws say for `at` that are fitted without one of the points each. ValueError below 5 points."
     c, y = _points(compute, loss, 5)
@@ -291,11 +291,11 @@ def law_error(compute, loss) -> dict:
     drop, law = y[-2] - y[-1], fit_law(c[:-1], y[:-1])
     if not drop > 0:
         raise ValueError(f"loss: got {y[-2]:.4f} and then {y[-1]:.4f}, allowed: a largest budget that is better than the one before")
-    percent = lambda said: 100 * (float(said) - y[-1]) / drop
+    percent = lambda said: float(100 * (said - y[-1]) / drop)
     low, high = spread(c[:-1], y[:-1], c[-1])
     return {"error": abs(percent(law(c[-1]))), "low": percent(low), "high": percent(high), "law": law, "drop": float(drop)}
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-052
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-053
 def publish(out, path) -> dict:
     "All finished runs in `out` as one JSON file, and beside it, as .png, the same clip at every budget. -> what was written."
     rows = sorted((json.loads(p.read_text()) for p in Path(out).glob("*/result.json")), key=lambda row: row["flops"])
@@ -313,7 +313,7 @@ def _():
     found = law_error([row["flops"] for row in rows], [row["loss"] for row in rows])
     return {"value": round(found["error"], 1), "interval": [round(found["low"], 1), round(found["high"], 1)], "n": len(rows)}
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-056
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-057
 def variants(lab: Lab) -> dict:
     "Other labs at the same compute, each with one thing changed: patch size, width against depth, or how many clips there are to learn from."
     r, d = lab.recipe, lab.recipe.dit
@@ -334,7 +334,7 @@ def run_axes(lab: Lab, out, *, budget=4, device="cpu", progress=True) -> list:
     how = dict(device=device, progress=progress)
     return [run_budget(lab, budget, out, **how)] + [run_budget(v, budget, out, name=name.replace(" ", "-"), **how) for name, v in variants(lab).items()]
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-060
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-061
 def width_groups(model: nn.Module, base: nn.Module, lr: float) -> list:
     """Parameter groups for AdamW: the rate `lr`, tuned on `base`, the same network at another width, goes to `model`. A matrix that reads from r times as
     many channels as in `base` gets lr / r; embeddings, biases, gains and tables keep lr. -> [{"params", "lr"}, ...]"""
@@ -350,7 +350,7 @@ def widened(cfg: TrainConfig, factor: int) -> TrainConfig:
     d = cfg.dit
     return replace(cfg, dit=replace(d, num_attention_heads=factor * d.num_attention_heads, ffn_dim=factor * d.ffn_dim))
 
-# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-062
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-063
 def final_loss(cfg: TrainConfig, cache: LatentCache, lr: float, *, base: TrainConfig | None = None) -> float:
     "Train with AdamW at the peak rate `lr` (transferred from the width of `base`, if one is given) -> mean loss over the leg's last quarter."
     leg, losses = cfg.legs[0], []
