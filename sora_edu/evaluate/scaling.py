@@ -67,7 +67,7 @@ class Lab:
 
     def __post_init__(self):
         if len(self.recipe.legs) != 1 or self.leg.image_share or self.leg.mid_clip_share:
-            raise ValueError("recipe: got several legs, images or cut clips, allowed: one leg of whole clips, each step at the same cost")
+            raise ValueError(f"recipe: got {str(self.recipe.legs)[:100]}, allowed: one leg of whole clips, without images, each step at the same cost")
 
     @property
     def leg(self) -> Leg:
@@ -116,7 +116,8 @@ def _frozen_vae():
 def _begin(lab, cfg, folder):
     "A folder for one run, whose latents are the lab's; refused if another recipe has begun in it."
     folder.mkdir(parents=True, exist_ok=True)
-    said, path = json.dumps({"recipe": asdict(cfg), "bands": lab.bands, "held": lab.held, "cases": lab.cases, "steps": lab.sampling_steps}, indent=1), folder / "lab.json"
+    path = folder / "lab.json"
+    said = json.dumps({"recipe": asdict(cfg), "bands": lab.bands, "held": lab.held, "cases": lab.cases, "sampling_steps": lab.sampling_steps}, indent=1)
     if path.exists() and path.read_text() != said:
         raise ValueError(f"out: got {folder}, where another recipe has begun, allowed: this one's, or a new folder")
     write_atomic(path, lambda new: new.write_text(said))
@@ -140,7 +141,8 @@ def _frozen_vae():
 def _begin(lab, cfg, folder):
     "A folder for one run, whose latents are the lab's; refused if another recipe has begun in it."
     folder.mkdir(parents=True, exist_ok=True)
-    said, path = json.dumps({"recipe": asdict(cfg), "bands": lab.bands, "held": lab.held, "cases": lab.cases, "steps": lab.sampling_steps}, indent=1), folder / "lab.json"
+    path = folder / "lab.json"
+    said = json.dumps({"recipe": asdict(cfg), "bands": lab.bands, "held": lab.held, "cases": lab.cases, "sampling_steps": lab.sampling_steps}, indent=1)
     if path.exists() and path.read_text() != said:
         raise ValueError(f"out: got {folder}, where another recipe has begun, allowed: this one's, or a new folder")
     write_atomic(path, lambda new: new.write_text(said))
@@ -158,7 +160,8 @@ def held_out(lab: Lab, out, device="cpu", progress=True) -> LatentCache:
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-024
 def run_budget(lab: Lab, budget, out, *, name=None, device="cpu", progress=True) -> dict:
     """Train `lab` at a budget and measure it, in the folder `out/NAME` (default: budget-4x and so on): weights, log, clips, and last of all
-    result.json, which is returned; a finished run is only read, an unfinished one goes on from its checkpoint."""
+    result.json, which is returned; a finished run is only read, an unfinished one goes on from its checkpoint. `seconds` are all steps at the
+    median of this sitting's, `flops` those of training, `losses` by band."""
     folder = Path(out) / (name or f"budget-{budget}x")
     path, cfg, times = folder / "result.json", lab.config(budget), []
     _begin(lab, cfg, folder)
@@ -196,7 +199,8 @@ def _shown(lab, cfg, vae, model, folder, device, progress):
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-026
 def run_budget(lab: Lab, budget, out, *, name=None, device="cpu", progress=True) -> dict:
     """Train `lab` at a budget and measure it, in the folder `out/NAME` (default: budget-4x and so on): weights, log, clips, and last of all
-    result.json, which is returned; a finished run is only read, an unfinished one goes on from its checkpoint."""
+    result.json, which is returned; a finished run is only read, an unfinished one goes on from its checkpoint. `seconds` are all steps at the
+    median of this sitting's, `flops` those of training, `losses` by band."""
     folder = Path(out) / (name or f"budget-{budget}x")
     path, cfg, times = folder / "result.json", lab.config(budget), []
     _begin(lab, cfg, folder)
