@@ -12,7 +12,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,15 +25,14 @@ class Slice:
     "Trains legs, counts what they do, and has other processes draw clips for the next leg meanwhile."
     def __init__(self, cfg, args):
         self.cfg, self.args, self.drawing = cfg, args, None
-        self.leg = self.step = self.steps = self.samples = self.operations = self.seconds = 0
+        self.leg = self.step = self.steps = self.seconds = 0
+        self.seen = Counter()                                       # shape of latents [t, h, w] -> how many
 
     def loss(self, model, batch, leg, device):
         "The loss of chapter 15, with a count."
-        from sora_edu.training.configs import flops
         from sora_edu.training.loop import training_loss
         self.since = self.since or time.perf_counter()
-        self.samples += len(batch["x0"])
-        self.operations += len(batch["x0"]) * flops(self.cfg, *batch["x0"].shape[2:])
+        self.seen[tuple(batch["x0"].shape[2:])] += len(batch["x0"])
         return training_loss(model, batch, leg, device)
 
     def on_step(self, state, loss, vae):
@@ -40,7 +41,7 @@ class Slice:
         self.steps, self.step, self.seconds, self.since = self.steps + 1, state.step, self.seconds + now - self.since, now
         if self.args.ahead and self.drawing is None and self.leg + 1 < len(self.cfg.legs):
             told = [f"--{name}={getattr(self.args, name)}" for name in ("out", "device", "ahead")] + ["--miniature"] * self.args.miniature
-            self.drawing = subprocess.Popen([sys.executable, __file__, *told, f"--draw-for={self.leg + 1}"], start_new_session=True)
+            self.drawing = subprocess.Popen([sys.executable, __file__, *told, "--draw-for", str(self.leg + 1), str(os.getpid())], start_new_session=True)
 
     def train(self, leg):
         "A leg, or what is left of it."
@@ -58,10 +59,11 @@ class Slice:
 
     def line(self, done) -> str:
         "What has been reached, and how fast."
+        from sora_edu.training.configs import flops
         at = "all legs" if done else f"leg {self.leg}, step {self.step} of {self.cfg.legs[self.leg].steps}"
         per_second = 1 / self.seconds if self.seconds else 0.0
-        share = self.operations * per_second / (self.args.peak_tflops * 1e12)
-        return (f"{'finished' if done else 'goes on'}: {at}; this slice: {self.steps} steps in {self.seconds:.0f} s, {self.samples * per_second:.0f} samples/s, "
+        share = sum(n * flops(self.cfg, *shape) for shape, n in self.seen.items()) * per_second / (self.args.peak_tflops * 1e12)
+        return (f"{'finished' if done else 'goes on'}: {at}; this slice: {self.steps} steps in {self.seconds:.0f} s, {self.seen.total() * per_second:.0f} samples/s, "
                 f"utilisation {100 * share:.3g} % of {self.args.peak_tflops:g} TFLOP/s")
 
 
@@ -84,10 +86,19 @@ def ship(cfg, leg, out):
     package(out / "ship", load_vae(out / "vae.safetensors"), net.text_encoder, net.dit, cfg, leg=leg, legs=legs, seed=cfg.seed, clips=cfg.clips)
 
 
-def draw_for(cfg, leg, args):
-    "Draw and encode the clips of a leg before it begins."
+def _leave_with(parent):
+    "End this process when its parent has ended: two that write one cache would spoil it."
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def draw_for(cfg, leg, parent, args) -> int:
+    "Draw and encode the clips of a leg before it begins, for as long as the process that trains is there."
     from sora_edu.training.loop import drawn, load_vae
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     drawn(cfg, load_vae(args.out / "vae.safetensors").to(args.device), args.out, cfg.legs[leg].clips, device=args.device, workers=args.ahead, progress=False)
+    return 0
 
 
 def work(slice, cfg, out) -> bool:
@@ -114,7 +125,7 @@ def arguments(args=None):
     parse.add_argument("--peak-tflops", type=float, default=790.0, help="what large bf16 matrix products reach on this machine")
     parse.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
     parse.add_argument("--ahead", type=int, default=max(1, (os.cpu_count() or 2) - 2) if cuda else 0, help="processes that draw for the next leg; 0 for none")
-    parse.add_argument("--draw-for", type=int, help=argparse.SUPPRESS)
+    parse.add_argument("--draw-for", type=int, nargs=2, metavar=("LEG", "PARENT"), help=argparse.SUPPRESS)
     told = parse.parse_args(args)
     for name in ("minutes", "peak_tflops", "save_every"):
         if not getattr(told, name) > 0:
@@ -127,7 +138,7 @@ def main(args=None) -> int:
     from sora_edu.training.configs import BASE, BASE_NANO
     cfg = BASE_NANO if args.miniature else BASE
     if args.draw_for is not None:
-        return draw_for(cfg, args.draw_for, args) or 0
+        return draw_for(cfg, *args.draw_for, args)
     before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))        # as Ctrl-C: the loop ends its step and saves
     signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
     slice = Slice(cfg, args)

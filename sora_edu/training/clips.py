@@ -563,8 +563,9 @@ def build_clip_cache(path, vae, folder, buckets=Buckets(), *, max_length=24, dev
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-085
 def _sized(leg, t, h, w):
-    "A leg whose batches of latents [t, h, w] have about `leg.tokens` tokens, four latents each."
-    return leg if leg.tokens is None else replace(leg, batch_size=max(1, leg.tokens * 4 // (t * h * w)), image_batch=max(1, leg.tokens * 4 // (h * w)))
+    "A leg whose batches of latents [t, h, w] have about `leg.tokens` tokens, four latents each; or as it is, if it asks for none."
+    many = 4 * (getattr(leg, "tokens", None) or 0)
+    return replace(leg, batch_size=max(1, many // (t * h * w)), image_batch=max(1, many // (h * w))) if many else leg
 
 
 def clip_batch_at(cache: ClipCache, leg, seed: int, step: int) -> dict:
