@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 from ..model.text import load_tokenizer, tokenize
-from .autoencoder import AutoencoderConfig, MuonAdamW, fast_bf16, learning_rate, load_checkpoint, save_checkpoint, write_atomic
+from .autoencoder import AutoencoderConfig, MuonAdamW, as_it_is, fast_bf16, learning_rate, load_checkpoint, save_checkpoint, write_atomic
 from .data import CAPTIONS, LatentCache, batch_at, token_coverage
-from ..video import from_uint8, write_bytes
+from ..video import from_uint8, to_uint8, write_bytes
 from ..world import film, language
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-018
@@ -393,13 +393,9 @@ class Decoded(Dataset):
         return decode(self.clips[i], self.buckets)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-066
-def _as_it_is(item):
-    return item
-
-
 def loader(clips, buckets: Buckets, workers: int = 2) -> DataLoader:
     "(windows, why not) of every clip, in order, decoded by `workers` processes; few clips are decoded without."
-    return DataLoader(Decoded(clips, buckets), batch_size=None, collate_fn=_as_it_is, num_workers=workers if len(clips) > 8 else 0)
+    return DataLoader(Decoded(clips, buckets), batch_size=None, collate_fn=as_it_is, num_workers=workers if len(clips) > 8 else 0)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-069
 def vae_hash(vae) -> str:
@@ -582,7 +578,7 @@ WORDINGS = (("terse", 2), ("plain", 1), ("dense", 0), ("dense", 3))     # four c
 
 
 class Drawn(Dataset):
-    "Clips of the full world by their `numbers`, each in its own bucket: (number, video, coverage, tokens of the clip, of its image)."
+    "Clips of the full world by their `numbers`, each in its own bucket: (number, frames uint8 [1, T, H, W, 3], coverage, tokens of the clip, of its image), all arrays."
     def __init__(self, world, buckets, max_length, numbers):
         self.world, self.buckets, self.max_length, self.numbers, self.tokenizer = world, buckets, max_length, numbers, load_tokenizer()
 
@@ -595,8 +591,8 @@ class Drawn(Dataset):
         shot = self.world.scene(self.world.seed, number)
         masks = film.truth([shot], t, h // 2, w // 2, fps=fps).masks.sum(0, keepdim=True).clamp(0, 1)
         said = ([language.caption(shot, style, seed, image, (t - 1) / fps) for style, seed in WORDINGS] for image in (False, True))
-        return (number, film.render([shot], t, h, w, fps=fps), token_coverage(masks, (h // 8, w // 8)),
-                *(tokenize(texts, self.tokenizer, self.max_length)[None].short() for texts in said))
+        return (number, to_uint8(film.render([shot], t, h, w, fps=fps)), token_coverage(masks, (h // 8, w // 8)).numpy(),
+                *(tokenize(texts, self.tokenizer, self.max_length)[None].short().numpy() for texts in said))
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-086c
 @torch.no_grad()
@@ -607,13 +603,13 @@ def build_world_cache(world, vae, folder, buckets, clips, *, max_length=96, devi
     told = {"world": world.name, "split": world.split, "seed": world.seed, **json.loads(json.dumps(asdict(buckets)))}
     cache = ClipCache(folder, {"vae": vae_hash(vae), **told, "max_length": max_length}).open()
     todo, files, tensors = [i for i in range(clips) if (str(i), 0) not in cache.done], [], {}
-    drawn = DataLoader(Drawn(world, buckets, max_length, todo), batch_size=None, collate_fn=_as_it_is, num_workers=workers if todo else 0)
-    for number, video, coverage, tokens, image_tokens in tqdm(drawn, desc="clips", unit="clip", disable=not progress or not todo):
+    drawn = DataLoader(Drawn(world, buckets, max_length, todo), batch_size=None, collate_fn=as_it_is, num_workers=workers if todo else 0)
+    for number, frames, *arrays in tqdm(drawn, desc="clips", unit="clip", disable=not progress or not todo):
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
-            z = vae.encode(video.to(device)).half().cpu()
-        made = {"latents": z, "coverage": coverage, "tokens": tokens, "image_tokens": image_tokens, "number": torch.tensor([number])}
+            z = vae.encode(from_uint8(frames).to(device)).half().cpu()
+        made = {"latents": z, "number": torch.tensor([number])} | dict(zip(("coverage", "tokens", "image_tokens"), map(torch.from_numpy, arrays)))
         for name, part in made.items():
-            tensors.setdefault(f"{'x'.join(map(str, video.shape[2:]))}.{name}", []).append(part)
+            tensors.setdefault(f"{'x'.join(map(str, frames.shape[1:4]))}.{name}", []).append(part)
         files.append((str(number), 0))
         if len(files) == shard or number == todo[-1]:
             cache.add(files, [], tensors)
