@@ -250,7 +250,7 @@ def test_bad_legs_are_named(kwargs, name):
 
 
 def test_configs_by_name():
-    assert set(CONFIGS) == {"nano", "mini"} and get_config("mini").clips >= 50_000
+    assert set(CONFIGS) == {"nano", "mini", "base", "base-nano"} and get_config("mini").clips >= 50_000
     with pytest.raises(ValueError, match="^config: got 'huge', allowed: nano, mini"):
         get_config("huge")
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'SAMPLERS', 'MAX_STEPS', 'MAX_GUIDANCE', 'MAX_SEED', 'MAX_CHARACTERS', 'MAX_THREADS', 'WeightsConfig',
-           'Models', 'resolve_weights', 'default_dtype', 'load_models', 'save_models', 'known_words', 'package', 'mark',
-           'Request', 'check', 'first_noise', 'Hooks', 'network', 'steps', 'decode', 'Generation', 'generate',
-           'generate_unmarked', 'slug', 'Written', 'read_record', 'Replay', 'replay', 'generate_to_folder']
+           'Models', 'resolve_weights', 'read_config', 'default_dtype', 'load_models', 'save_models', 'known_words',
+           'package', 'mark', 'Request', 'check', 'first_noise', 'Hooks', 'network', 'steps', 'decode', 'Generation',
+           'generate', 'generate_unmarked', 'slug', 'Written', 'read_record', 'Replay', 'replay', 'generate_to_folder']
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-003
 import hashlib, json, math, numbers, os, platform, re, shutil, signal, tempfile, threading, time
@@ -82,6 +82,7 @@ class WeightsConfig:
     num_frames: tuple = (1, 5, 9, 13, 17)
     height: tuple = (64,)
     width: tuple = (64,)
+    sizes: tuple = ()                           # (height, width) that go together, the preferred first; (): any two of the above
     num_inference_steps: int = 30
     guidance_scale: float = 3.0
     guidance_interval: tuple = (0.0, 1.0)       # the noise levels at which to guide
@@ -90,6 +91,9 @@ class WeightsConfig:
     fps: int = 8
 
     def __post_init__(self):
+        object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))        # JSON knows lists only
+        if any(h not in self.height or w not in self.width for h, w in self.sizes):
+            _refuse("sizes", self.sizes, f"heights of {self.height} and widths of {self.width}")
         for name, factor in (("num_frames", 4), ("height", 16), ("width", 16)):
             values = getattr(self, name)
             if not values or any(v < 1 or (v - (name == "num_frames")) % factor for v in values):
@@ -181,6 +185,11 @@ def _config_from(values):
     return WeightsConfig(**nets, **_tuples({k: v for k, v in values.items() if k not in parts}))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-027
+def read_config(weights: str | os.PathLike = "mini") -> WeightsConfig:
+    "What weights (a name or a folder) can do, from their `model.json` alone."
+    return _read_manifest(resolve_weights(weights))[1]
+
+
 def _read_manifest(folder):
     "`model.json`, checked: it parses, its format is ours, its hash is that of its content, its configs make sense."
     path = folder / "model.json"
@@ -331,17 +340,28 @@ def save_models(folder: str | os.PathLike, models: Models, *, dtype: torch.dtype
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-041
 def known_words(world: str) -> tuple:
-    "Every word of a world's captions, from the packaged vocabulary."
-    table = json.loads(files("sora_edu").joinpath("data", "vocabulary.json").read_text(encoding="utf-8"))[world]
+    "Every word of a world's captions: of mini's from the packaged vocabulary, of the full world's from the list that `tools/words.py` wrote."
+    read = lambda name: json.loads(files("sora_edu").joinpath("data", name).read_text(encoding="utf-8"))
+    if world == "full":
+        return tuple(read("words_full.json"))
+    table = read("vocabulary.json")[world]
     phrases = [p for group in table.values() for p in group] + [p for others in table["size"].values() for p in others]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-042
+def _shapes(train) -> dict:
+    "What a `TrainConfig` trained on: frames, heights, widths, and which go together."
+    if train.buckets is None:
+        return dict(num_frames=tuple(range(1, train.num_frames + 1, 4)), height=(train.size,), width=(train.size,))
+    sizes = train.buckets.sizes
+    height, width = (tuple(sorted({size[k] for size in sizes})) for k in (0, 1))
+    return dict(num_frames=(1, *sorted(train.buckets.frames)), height=height, width=width, sizes=sizes)
+
+
 def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, **info) -> str:
     """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads.
     Returns its hash; `info` as in `save_models`."""
-    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world,
-                           num_frames=tuple(range(1, train.num_frames + 1, 4)), height=(train.size,), width=(train.size,),
+    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world, **_shapes(train),
                            sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
     return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(train.world)), **info)
 
@@ -426,20 +446,30 @@ def _check_words(prompt, models, allow_unknown):
                          f"allowed: the words of {models.config.name}, or allow_unknown")
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-059
+def _size(request, c) -> dict:
+    "Height and width, each one of the trained ones, and both of them together; what is left open follows from the other."
+    asked = {k: None if (v := getattr(request, k)) is None else _one_of(k, v, getattr(c, k)) for k in ("height", "width")}
+    if not c.sizes:
+        return {k: max(getattr(c, k)) if v is None else v for k, v in asked.items()}
+    fits = [size for size in c.sizes if all(v in (None, n) for v, n in zip(asked.values(), size))]
+    if not fits:
+        _refuse("height, width", tuple(asked.values()), ", ".join(f"{h} x {w}" for h, w in c.sizes))
+    return dict(zip(asked, fits[0]))
+
+
 def check(request: Request, models: Models) -> Request:
     "`request` with every field filled in and inside what `models` can do, prompts and seeds as tuples of one length."
     c = models.config
     default = {k: getattr(c, k) if v is None else v for k, v in vars(request).items() if hasattr(c, k)}
-    sizes = {k: max(getattr(c, k)) if getattr(request, k) is None else _one_of(k, getattr(request, k), getattr(c, k))
-             for k in ("num_frames", "height", "width")}
+    frames = max(c.num_frames) if request.num_frames is None else _one_of("num_frames", request.num_frames, c.num_frames)
     if not isinstance(request.allow_unknown, bool):
         _refuse("allow_unknown", request.allow_unknown, "True or False")
     prompts, seeds = _prompts_and_seeds(request.prompt, request.seed)
     for prompt in dict.fromkeys(prompts):
         _check_words(prompt, models, request.allow_unknown)
     return Request(prompts, seeds, _whole("num_inference_steps", default["num_inference_steps"], 1, MAX_STEPS),
-                   _real("guidance_scale", default["guidance_scale"], 0, MAX_GUIDANCE), **sizes,
-                   allow_unknown=request.allow_unknown)
+                   _real("guidance_scale", default["guidance_scale"], 0, MAX_GUIDANCE), frames,
+                   **_size(request, c), allow_unknown=request.allow_unknown)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-063
 def first_noise(request: Request, models: Models, generators: list | None = None) -> Tensor:

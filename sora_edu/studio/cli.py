@@ -263,7 +263,7 @@ def _interrupt_once(signum, frame):
 # %% ../../nbs/21_studio.cli.ipynb #cell-058
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="nano, mini or oracle.")],
+    config: Annotated[str, typer.Argument(help="nano, mini, base or oracle.")],
     leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0")] = None,
     from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder")] = None,
     data: Annotated[Optional[Path], typer.Option(help="Videos to learn from: a folder with captions, or WebDataset shards.", show_default="the rendered world")] = None,
@@ -338,10 +338,29 @@ def _train_oracle(given, leg, start, out, resume, device, as_json):
 
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-062
+def _full_cases(suite, limit):
+    "The cases of the full world that a word or the path of a file names."
+    from sora_edu.evaluate import suites
+    if suite in suites.TOPICS:
+        return suites.suite(suite, limit)
+    if suite != "full" and Path(suite).suffix != ".json":
+        raise ValueError(f"suite: got {suite!r}, allowed for weights of the full world: full, {', '.join(suites.TOPICS)}, or a .json of prompts")
+    cases = suites.read_suite(None if suite == "full" else suite)
+    if limit is not None and not 1 <= limit <= len(cases):
+        raise ValueError(f"limit: got {limit}, allowed: a whole number from 1 to {len(cases)}")
+    return cases[:limit]
+
+
+def _evaluate_full(weights, suite, limit, progress):
+    "Weights of the full world on its suites, by its oracle."
+    from sora_edu.evaluate import adherence, suites
+    return {"suite": suite, **suites.evaluate(adherence.generator(weights), _full_cases(suite, limit), progress=progress)}
+
+
 @app.command()
 def evaluate(
     weights: Weights = None,
-    suite: Annotated[str, typer.Option(help="seen, heldout or controls.")] = "seen",
+    suite: Annotated[Optional[str], typer.Option(help="seen, heldout or controls; of the full world: full, a topic of it, or a .json of prompts.", show_default="seen, or full")] = None,
     limit: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="Only the first prompts of the suite.", show_default="all")] = None,
     report: Annotated[Optional[str], typer.Option(metavar="FILE", help="A page with every clip, right and wrong.", show_default=False)] = None,
     against: Annotated[Optional[str], typer.Option(metavar="WEIGHTS", help="With --report: compared on the same prompts.", show_default=False)] = None,
@@ -349,10 +368,20 @@ def evaluate(
 ):
     "Judge weights: how much of its prompt does each clip show?"
     from sora_edu.evaluate import adherence, report as pages
+    from sora_edu.pipeline.generate import read_config
     if against and not report:
         raise ValueError("--against: got it without --report, allowed: together with --report FILE")
-    how = dict(limit=limit, progress=not as_json)
-    told = pages.report(report, weights or "mini", suite, against=against, **how) if report else adherence.evaluate(weights or "mini", suite=suite, **how)
+    weights, how = weights or "mini", dict(limit=limit, progress=not as_json)
+    full = read_config(weights).world == "full"
+    suite = suite or ("full" if full else "seen")
+    if full and report:
+        raise ValueError("--report: got it for weights of the full world, allowed: for those of mini")
+    if not full and suite not in (*adherence.SUITES, "controls"):
+        raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls")
+    if full:
+        told = _evaluate_full(weights, suite, **how)
+    else:
+        told = pages.report(report, weights, suite, against=against, **how) if report else adherence.evaluate(weights, suite=suite, **how)
     _tell(as_json, told, _scores(told))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-063
