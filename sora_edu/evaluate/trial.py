@@ -305,7 +305,7 @@ def caught(kind: str, shot, reading) -> bool:
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-062
 @lru_cache(maxsize=2)
-def all_caught(n: int = 200) -> dict:
+def all_caught(n: int = 100) -> dict:
     "Kind -> (caught, tried)."
     out = {}
     for k, kind in enumerate(CORRUPTIONS):
