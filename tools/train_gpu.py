@@ -26,7 +26,13 @@ class Slice:
     def __init__(self, cfg, args):
         self.cfg, self.args, self.drawing = cfg, args, None
         self.leg = self.step = self.steps = self.seconds = 0
+        self.rang = None                                            # how many steps were done when the minutes were over
         self.seen = Counter()                                       # shape of latents [t, h, w] -> how many
+
+    def ring(self, *_):
+        "The minutes are over: as Ctrl-C, so that the loop ends its step and saves."
+        self.rang = self.steps
+        signal.raise_signal(signal.SIGINT)
 
     def loss(self, model, batch, leg, device):
         "The loss of chapter 15, with a count."
@@ -39,6 +45,8 @@ class Slice:
         "After each step: its time; after the first of a leg, its clips are all there, and the cores are free to draw the next leg's."
         now = time.perf_counter()
         self.steps, self.step, self.seconds, self.since = self.steps + 1, state.step, self.seconds + now - self.since, now
+        if self.rang is not None and self.steps > self.rang + 1:    # a library that was being loaded has swallowed it
+            self.ring()
         if self.args.ahead and self.drawing is None and self.leg + 1 < len(self.cfg.legs):
             told = [f"--{name}={getattr(self.args, name)}" for name in ("out", "device", "ahead")] + ["--miniature"] * self.args.miniature
             self.drawing = subprocess.Popen([sys.executable, __file__, *told, "--draw-for", str(self.leg + 1), str(os.getpid())], start_new_session=True)
@@ -139,9 +147,9 @@ def main(args=None) -> int:
     cfg = BASE_NANO if args.miniature else BASE
     if args.draw_for is not None:
         return draw_for(cfg, *args.draw_for, args)
-    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))        # as Ctrl-C: the loop ends its step and saves
-    signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
     slice = Slice(cfg, args)
+    before = signal.signal(signal.SIGALRM, slice.ring)
+    signal.setitimer(signal.ITIMER_REAL, 60 * args.minutes)
     try:
         done = work(slice, cfg, args.out)
     finally:
