@@ -340,15 +340,11 @@ def _train_oracle(given, leg, start, out, resume, device, as_json):
 # %% ../../nbs/21_studio.cli.ipynb #cell-062
 def _full_cases(suite, limit):
     "The cases of the full world that a word or the path of a file names."
-    from sora_edu.evaluate import suites
-    if suite in suites.TOPICS:
-        return suites.suite(suite, limit)
-    if suite != "full" and Path(suite).suffix != ".json":
+    from sora_edu.evaluate import adherence, suites
+    if suite not in (*suites.TOPICS, "full") and Path(suite).suffix != ".json":
         raise ValueError(f"suite: got {suite!r}, allowed for weights of the full world: full, {', '.join(suites.TOPICS)}, or a .json of prompts")
-    cases = suites.read_suite(None if suite == "full" else suite)
-    if limit is not None and not 1 <= limit <= len(cases):
-        raise ValueError(f"limit: got {limit}, allowed: a whole number from 1 to {len(cases)}")
-    return cases[:limit]
+    cases = suites.suite(suite) if suite in suites.TOPICS else suites.read_suite(None if suite == "full" else suite)
+    return adherence._first(cases, limit, "limit", 1)
 
 
 def _evaluate_full(weights, suite, limit, progress):
