@@ -1,6 +1,7 @@
 "Teaching the oracle to see: the cache, what is spoilt and where, the losses, a run that is killed and goes on."
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,3 +185,30 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), part.state_dict().values()))
     loaded = load_sight(tmp_path / "part" / "oracle.safetensors")
     assert loaded.config == TINY.sight and all(torch.allclose(a, b, atol=0.02, rtol=0.02) for a, b in zip(loaded.parameters(), part.parameters()))
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 14])
+def test_windows_that_a_codec_gave_back_are_the_same_windows(start):
+    "Near to what was drawn, not equal to it, and nearer to that than to a frame later; the truth is that of the plain ones."
+    rng = random.Random(0)
+    shots = [S.draw_shot(rng, "all") for _ in range(6)]
+    plain = S._windows(shots, start, None, TINY, random.Random(0))
+    for seed in range(3):
+        again = S._windows(shots, start, None, replace(TINY, stored=1.0), random.Random(seed))
+        off = (again - plain).square().mean()
+        assert again.shape == plain.shape and again.abs().max() <= 1
+        assert 0.0001 < off < 0.02 and off < 0.9 * (again[:, :, :-1] - plain[:, :, 1:]).square().mean()
+
+
+def test_stored_clips_differ_in_strength_and_come_by_seed():
+    clip = S.film.render(S.draw_shot(random.Random(4), "all"), 9, 128, 128)
+    off = [float((S.stored(clip, 0, random.Random(seed)) - clip).square().mean()) for seed in range(6)]
+    assert len(set(off)) > 3 and max(off) > 1.2 * min(off)
+    assert off[0] == float((S.stored(clip, 0, random.Random(0)) - clip).square().mean())
+
+
+def test_frames_of_another_leg_are_refused(tmp_path):
+    few = replace(TINY, mini_clips=0)
+    build_cache(few, tmp_path, workers=0, progress=False)
+    with pytest.raises(ValueError, match="out: got .* drawn with seed 0, allowed: 1"):
+        build_cache(replace(few, seed=1), tmp_path, workers=0, progress=False)

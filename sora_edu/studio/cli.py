@@ -324,7 +324,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
 def _train_oracle(given, leg, start, out, resume, device, as_json):
-    "Train the eye of the full world's oracle: the first leg from nothing, the second from weights."
+    "Train the eye of the full world's oracle: the first leg from nothing, others from weights, each in a folder of its own."
     from sora_edu.training.sight import ORACLE_LEGS, train_oracle
     if given:
         raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano and mini")
@@ -332,7 +332,7 @@ def _train_oracle(given, leg, start, out, resume, device, as_json):
         raise ValueError(f"--leg: got {leg}, allowed: 0 to {len(ORACLE_LEGS) - 1}")
     if (leg > 0) != bool(start) or start and not Path(start).is_file():
         raise ValueError(f"--from: got {start}, allowed: {'a file of weights that the leg goes on from' if leg else 'nothing, leg 0 begins anew'}")
-    out = Path(out or "runs/oracle")
+    out = Path(out or f"runs/oracle{leg or ''}")
     train_oracle(ORACLE_LEGS[leg], out, start=start, resume=resume, device=device)
     _tell(as_json, {"config": "oracle", "leg": leg, "weights": str(out / "oracle.safetensors")})
 

@@ -173,8 +173,11 @@ def build_cache(cfg: OracleConfig, folder: Path, *, workers=2, progress=True) ->
     from tqdm.auto import tqdm
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "done.json"
-    chunks = cfg.clips // CHUNK + cfg.mini_clips // CHUNK
-    n, first = chunks * CHUNK, json.loads(done.read_text())["chunks"] if done.exists() else 0
+    chunks, key = cfg.clips // CHUNK + cfg.mini_clips // CHUNK, {k: getattr(cfg, k) for k in ("clips", "mini_clips", "overlaps", "stored", "seed")}
+    told = json.loads(done.read_text()) if done.exists() else {"chunks": 0}
+    if other := next((k for k in key if told.get(k, key[k]) != key[k]), None):
+        raise ValueError(f"out: got {folder}, drawn with {other} {told[other]}, allowed: {key[other]}, or a folder without frames")
+    n, first = chunks * CHUNK, told["chunks"]
     picture = ((WINDOW, 3, SIDE, SIDE), np.uint8)
     shapes = {"frames": picture, "without": picture, "actors": ((MOST_ACTORS, WINDOW, 5), np.float32), "names": ((MOST_ACTORS, 2), np.int8),
               "place": ((len(PLACE),), np.int8), "camera": ((WINDOW, 3), np.float32)}
@@ -187,7 +190,7 @@ def build_cache(cfg: OracleConfig, folder: Path, *, workers=2, progress=True) ->
         if i % 10 == 9 or i == chunks - 1:
             for array in arrays.values():
                 array.flush()
-            done.with_suffix(".tmp").write_text(json.dumps({"chunks": i + 1}))
+            done.with_suffix(".tmp").write_text(json.dumps({"chunks": i + 1, **key}))
             os.replace(done.with_suffix(".tmp"), done)
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes}
 
