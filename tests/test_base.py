@@ -253,9 +253,18 @@ def test_suites_of_the_full_world_are_not_for_mini(capsys, words, message):
     assert run(["evaluate", *words]) == 2 and message in capsys.readouterr().err
 
 
-def test_no_page_for_the_full_world(whole, tmp_path, capsys):
-    assert run(["evaluate", "--weights", str(whole / "ship"), "--report", str(tmp_path / "page.html")]) == 2
-    assert "--report: got it for weights of the full world, allowed: for those of mini" in capsys.readouterr().err
+def test_a_page_for_the_full_world(whole, tmp_path, capsys, monkeypatch):
+    "Shares of topics and attributes, one figure a clip, the comparison, and nothing that is loaded from elsewhere."
+    shipped, made = str(whole / "ship"), adherence.generator
+    monkeypatch.setattr("sora_edu.evaluate.adherence.generator", lambda weights: made(weights, num_inference_steps=1))
+    (tmp_path / "two.json").write_text(json.dumps([{"prompt": PROMPT, "asked": ["colour"]}, {"prompt": PROMPT, "seed": 1, "topic": "size", "asked": ["size"]}]))
+    ask = lambda *words: (run(["evaluate", "--weights", shipped, "--suite", str(tmp_path / "two.json"), "--report", str(tmp_path / "page.html"), *words]), *capsys.readouterr())
+    code, out, _ = ask("--against", shipped)
+    text = (tmp_path / "page.html").read_text()
+    assert code == 0 and "against:  +0.0 points" in out and text.count("<figure>") == text.count('src="data:image/webp') == 2
+    assert not re.search(r"https?:|<script|@import|url\(", text) and all(f"<td>{name}</td><td>0 of" in text for name in ("colour", "size", "own"))
+    code, _, err = ask("--against", "mini")
+    assert code == 2 and "--against: got weights of another world than full, allowed: of the same" in err
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------
