@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ PROMPT = "a small red ball bounces at night"
 TOOL = Path(train_gpu.__file__)
 
 
-def slice_of(out, minutes=5.0, **more):
+def slice_of(out, minutes=120.0, **more):
     "Run the tool in this process -> its last line."
     options = [f"--{name.replace('_', '-')}={value}" for name, value in more.items()]
     assert train_gpu.main(["--miniature", f"--minutes={minutes}", f"--out={out}", "--device=cpu", "--ahead=0", *options]) == 0
@@ -48,6 +49,15 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(whole):
     return load_models(whole / "ship", dtype=torch.float32)
+
+
+@pytest.fixture
+def begun(whole, tmp_path):
+    "A folder in which stage one, the autoencoder and the clips, is done."
+    out = tmp_path / "begun"
+    shutil.copytree(whole / "world", out / "world")
+    shutil.copy(whole / "vae.safetensors", out)
+    return out
 
 
 def digest(out):
@@ -106,9 +116,9 @@ def test_held_out_combinations_are_never_drawn(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("sora_edu.training.clips.film.render", lambda shots, *a, **k: asked.extend(shots) or torch.zeros(len(shots), 3, *a))
     torch.manual_seed(0)
-    drawn(dataclasses.replace(BASE_NANO, clips=150), VAE(BASE_NANO.autoencoder.network), tmp_path, progress=False)
-    assert len(asked) == 150 and not any(is_heldout(shot) for shot in asked)
-    assert any(is_heldout(shot) for shot in World("full").sample(10, 150, "all"))
+    drawn(dataclasses.replace(BASE_NANO, clips=60), VAE(BASE_NANO.autoencoder.network), tmp_path, progress=False)
+    assert len(asked) == 60 and not any(is_heldout(shot) for shot in asked)
+    assert any(is_heldout(shot) for shot in World("full").sample(10, 60, "all"))
 
 
 def test_clips_have_their_shapes_words_and_actors():
@@ -199,17 +209,6 @@ def test_two_sides_that_do_not_go_together_are_refused(models):
         dataclasses.replace(config, sizes=((64, 48),))
 
 
-def test_the_diffusers_face_knows_the_shapes(models, tmp_path):
-    from sora_edu import SoraPipeline
-    pipe = SoraPipeline.from_models(models)
-    pipe.save_pretrained(tmp_path)
-    pipe = SoraPipeline.from_pretrained(tmp_path)
-    pipe.set_progress_bar_config(disable=True)
-    assert pipe(PROMPT, height=48, num_inference_steps=1, num_frames=5).frames.shape == (1, 5, 48, 64, 3)
-    with pytest.raises(ValueError, match="^height: got 32"):
-        pipe(PROMPT, height=32)
-
-
 def test_the_full_world_s_judge_reads_them(models):
     cases = suites.suite("counting", 2)
     told = suites.evaluate(adherence.generator(models, num_inference_steps=1), cases, progress=False)
@@ -253,13 +252,22 @@ def test_suites_of_the_full_world_are_not_for_mini(capsys, words, message):
     assert run(["evaluate", *words]) == 2 and message in capsys.readouterr().err
 
 
-def test_no_page_for_the_full_world(whole, tmp_path, capsys):
-    assert run(["evaluate", "--weights", str(whole / "ship"), "--report", str(tmp_path / "page.html")]) == 2
-    assert "--report: got it for weights of the full world, allowed: for those of mini" in capsys.readouterr().err
+def test_a_page_for_the_full_world(whole, tmp_path, capsys, monkeypatch):
+    "Shares of topics and attributes, one figure a clip, the comparison, and nothing that is loaded from elsewhere."
+    shipped, made = str(whole / "ship"), adherence.generator
+    monkeypatch.setattr("sora_edu.evaluate.adherence.generator", lambda weights: made(weights, num_inference_steps=1))
+    (tmp_path / "two.json").write_text(json.dumps([{"prompt": PROMPT, "asked": ["colour"]}, {"prompt": PROMPT, "seed": 1, "topic": "size", "asked": ["size"]}]))
+    ask = lambda *words: (run(["evaluate", "--weights", shipped, "--suite", str(tmp_path / "two.json"), "--report", str(tmp_path / "page.html"), *words]), *capsys.readouterr())
+    code, out, _ = ask("--against", shipped)
+    text = (tmp_path / "page.html").read_text()
+    assert code == 0 and "against:  +0.0 points" in out and text.count("<figure>") == text.count('src="data:image/webp') == 2
+    assert not re.search(r"https?:|<script|@import|url\(", text) and all(f"<td>{name}</td><td>0 of" in text for name in ("colour", "size", "own"))
+    code, _, err = ask("--against", "mini")
+    assert code == 2 and "--against: got weights of another world than full, allowed: of the same" in err
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------
-def test_slices_make_the_same_weights(whole, tmp_path, capsys, monkeypatch):
+def test_slices_make_the_same_weights(whole, begun, capsys, monkeypatch):
     step, stopped = train_gpu.Slice.on_step, []
 
     def stops(self, state, loss, vae):
@@ -269,11 +277,11 @@ def test_slices_make_the_same_weights(whole, tmp_path, capsys, monkeypatch):
             signal.raise_signal(signal.SIGALRM)                    # the minutes are over
     monkeypatch.setattr(train_gpu.Slice, "on_step", stops)
     for _ in range(3):
-        slice_of(tmp_path)
+        slice_of(begun)
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r"goes on: leg 0, step 4 of 6; this slice: 4 steps in \d+ s, \d+ samples/s, utilisation \S+ % of 790 TFLOP/s", lines[0])
     assert lines[1].startswith("goes on: leg 1, step 3 of 6; this slice: 5 steps") and lines[2].startswith("finished: all legs; this slice: 3 steps")
-    assert digest(tmp_path) == digest(whole)
+    assert digest(begun) == digest(whole)
 
 
 def test_minutes_that_are_over_end_a_slice_at_any_stage(tmp_path, capsys):
@@ -281,11 +289,11 @@ def test_minutes_that_are_over_end_a_slice_at_any_stage(tmp_path, capsys):
     assert re.match(r"goes on: leg 0, step ([0-2]) of 6; this slice: \1 steps", capsys.readouterr().out) and train_gpu.shipped(tmp_path) == -1
 
 
-def test_minutes_that_are_over_are_not_forgotten(tmp_path, capsys, monkeypatch):
+def test_minutes_that_are_over_are_not_forgotten(begun, capsys, monkeypatch):
     "A library that was being loaded swallows the signal; two steps later it comes again."
     ring = train_gpu.Slice.ring
     monkeypatch.setattr(train_gpu.Slice, "ring", lambda self, *at: ring(self) if self.steps else setattr(self, "rang", 0))
-    slice_of(tmp_path, minutes=0.0001)
+    slice_of(begun, minutes=0.0001)
     assert capsys.readouterr().out.startswith("goes on: leg 0, step 2 of 6; this slice: 2 steps")
 
 

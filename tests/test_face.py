@@ -9,7 +9,7 @@ from diffusers import (DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedu
 
 from sora_edu.pipeline import face as F
 from sora_edu.pipeline import generate as G
-from tiny_weights import OTHER, PROMPT, tiny_folder
+from tiny_weights import OTHER, PROMPT, tiny_folder, tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,17 @@ def test_a_batch_with_one_generator_a_clip(pipe, folder):
     plain = G.generate([PROMPT, OTHER], weights=folder, seed=[1, 2], guidance_scale=2, num_inference_steps=3).frames
     made = pipe([PROMPT, OTHER], generator=[seeded(1), seeded(2)], guidance_scale=2, num_inference_steps=3).frames
     assert np.abs(grey(made) - plain).max() <= 1
+
+
+def test_the_face_knows_the_sizes_that_go_together(tmp_path):
+    "Weights of several shapes, as those of the full world: saved, loaded, asked for a shape of theirs and for another."
+    models = tiny_models(world="full", num_frames=(1, 5, 9), height=(48, 64), width=(64,), sizes=((64, 64), (48, 64)))
+    F.SoraPipeline.from_models(models).save_pretrained(tmp_path)
+    pipe = F.SoraPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(PROMPT, height=48, num_inference_steps=1, num_frames=5).frames.shape == (1, 5, 48, 64, 3)
+    with pytest.raises(ValueError, match="^height: got 32"):
+        pipe(PROMPT, height=32)
 
 
 def test_the_face_guides_where_the_weights_say(tmp_path):

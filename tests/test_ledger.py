@@ -2,11 +2,12 @@
 import json
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sora_edu.evaluate import ledger
+from sora_edu.evaluate import ledger, speed
 from sora_edu.evaluate.ledger import coverage, differing, leaderboard, newcombe, samples_of, spread_chances, unpack
 from sora_edu.pipeline.generate import load_models, resolve_weights
 
@@ -39,6 +40,36 @@ def test_counts_that_differ_are_counted():
     one = {"suite": "seen", "all": {"right": 3}, "actor": {"right": 4}, "reasons": {"no actor": 1}}
     assert differing(one, one) == 0
     assert differing(one, {"suite": "seen", "all": {"right": 2}, "actor": {"right": 4}, "reasons": {"torn": 1}}) == 3
+
+
+def test_an_evaluation_serves_all_figures_that_ask_for_it(tmp_path, monkeypatch):
+    "Four figures take three evaluations from one clean clone: of two suites, and one of them again."
+    asked, share = [], {"right": 3, "n": 4, "share": 0.75, "low": 0.3, "high": 0.95}
+
+    def judged(folder, suite):
+        asked.append((folder, suite))
+        return {"all": share | {"right": 3 + len(asked)}}, 7.0 * len(asked)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "settings.ini").touch()
+    ledger._from_a_clone.cache_clear()
+    monkeypatch.setattr(ledger, "judged_in", judged)
+    monkeypatch.setattr(ledger, "_clone", lambda: SimpleNamespace(name="clone"))
+    monkeypatch.setattr(speed, "_repository", lambda: tmp_path)
+    names = ["evaluate_time", "mini_seen", "mini_heldout", "rerun_differs"]
+    rows = {row["name"]: row for row in speed.bench("evaluation", only=names, progress=False)}
+    ledger._from_a_clone.cache_clear()
+    assert asked == [("clone", "seen"), ("clone", "heldout"), ("clone", "seen")]
+    assert rows["evaluate_time"]["value"] == 7.0 and rows["mini_seen"]["value"] == 75.0 and rows["rerun_differs"]["value"] == 1
+
+
+@pytest.mark.slow
+def test_a_clean_clone_judges_itself():
+    "Two prompts, twice: the same counts, from the commit alone."
+    folder = ledger._clone().name
+    (one, seconds), (two, _) = (ledger.judged_in(folder, "heldout", limit=2) for _ in range(2))
+    assert one["suite"] == "heldout" and one["n"] == 2 and seconds > 0 and differing(one, two) == 0
+    with pytest.raises(ValueError, match="failed in a clean clone: .*suite: got 'unseen'"):
+        ledger.judged_in(folder, "unseen")
 
 
 def test_samples_add_up():

@@ -1,4 +1,5 @@
 "README.md is made from nbs/index.ipynb, every link in it leads somewhere, and it says what it must."
+import json
 import re
 from configparser import ConfigParser
 
@@ -41,6 +42,17 @@ def test_leaderboard_the_latest_first():
     lines = readme.board_table([row, row | {"shipped": "bbbbbbb"}]).splitlines()
     assert "bbbbbbb" in lines[2] and lines[3] == "| mini, 3 legs (`aaaaaaa`) | 70 % (66 to 74) | 69 % (65 to 73) | 12k | 3k | 42.0 | 1.5 |"
     assert "Not measured" in readme.board_table([])
+
+
+def test_the_leaderboard_has_a_place_and_is_tidy_while_it_is_empty(tmp_path):
+    "From the index as it stands: one line where nothing is measured, a row for each checkpoint where something is."
+    between = lambda: re.search(r"<!-- leaderboard -->\n(.*?)<!-- /leaderboard -->", readme.render(readme.index(figures=tmp_path)), re.S)[1].strip()
+    assert between() == "*Not measured yet.*"
+    share = dict(value=70.0, interval=[66.0, 74.0], n=480)
+    row = dict(name="mini", legs=3, clips=12_000, images=3_000, flops=4.2e16, hours=1.5, seen=share, heldout=share)
+    (tmp_path / "leaderboard.json").write_text(json.dumps([row | {"shipped": f"{k}" * 7} for k in range(3)]))
+    lines = between().splitlines()
+    assert len(lines) == 5 and lines[0].startswith("| checkpoint |") and ["0000000" in line for line in lines[2:]] == [False, False, True]
 
 
 @pytest.mark.parametrize("before, after", [

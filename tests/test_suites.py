@@ -84,3 +84,19 @@ def test_renders_pass_and_another_prompt_s_clips_do_not():
     assert S.judge(to_uint8(clips), cases[:2]) == S.judge(clips, cases[:2])
     with pytest.raises(ValueError, match="cases: got 1"):
         S.judge(torch.zeros(2, 3, 5, 64, 64), cases[:1])
+
+
+def test_a_page_tells_right_from_wrong_and_what_was_seen(tmp_path):
+    "Of two cases one is answered with the other's clip: it comes first, with what was seen instead; topics and attributes have their shares."
+    cases = [S.suite("style")[0], S.suite("counting")[0]]
+    twice = lambda prompts, seeds: S.perfect(prompts[:1] * 2, seeds[:1] * 2)
+    told = S.report(tmp_path / "page.html", twice, cases, "one clip twice", against=S.perfect, progress=False)
+    text = (tmp_path / "page.html").read_text()
+    assert told["style"]["right"] == 1 and told["counting"]["right"] == 0 and told["against"]["all"]["only_one"] == 1
+    wrong, right = (text.index(f'alt="{case.prompt}"') for case in cases[::-1])
+    assert text.index("Wrong, the worst first: 1") < wrong < text.index("Right: 1") < right
+    assert all(f"<td>{name}</td><td>{share}" in text for name, share in (("style", "1 of 1"), ("counting", "0 of 1"), ("all", "1 of 2")))
+    seen = told["rows"][1]["read"]
+    assert f"actor <b>{seen['actor']}</b>" in text and seen["actor"] != cases[1].description.actor
+    with pytest.raises(ValueError, match="path: got .*nowhere"):
+        S.report(tmp_path / "nowhere" / "page.html", lambda *a: pytest.fail("clips were made"), cases, "")

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'SUITE_SEED', 'EACH', 'Topic', 'Case', 'make_suites', 'suites_json', 'read_suite', 'suite', 'judge',
-           'evaluate', 'by_topic', 'perfect', 'floors']
+           'evaluate', 'by_topic', 'perfect', 'floors', 'report']
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-003
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from .adherence import _as_video, _batches, _first, _share, spoiled
+from .report import check_page, compare, keeping, page
+from ..video import write_bytes
 from ..world import eye, film
 from ..world.language import caption, parse, shot_of
 from ..world.stage import ATTRIBUTES, CAMERAS, INTERACTIONS, RELATIONS, STYLES, FullDescription, draw_shot
@@ -137,19 +139,21 @@ def suite(topic: str, n: int | None = None) -> list:
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-020
 def judge(videos, cases: list, fps: float = 8) -> list:
     """Clips uint8 [B, T, H, W, 3] or floats [B, 3, T, H, W] in [-1, 1] against their cases -> list of {attribute: bool for what was asked, all,
-    unreadable: the reason or None}."""
+    unreadable: the reason or None, read: dict of words}."""
     readings = eye.read(_as_video(videos), fps=fps)
     if len(readings) != len(cases):
         raise ValueError(f"cases: got {len(cases)}, allowed: one for each of {len(readings)} clips")
     told = [eye.agrees(reading, case.description) for reading, case in zip(readings, cases)]
-    return [right | {"all": all(right.values()), "unreadable": reading.unreadable} for right, reading in zip(told, readings)]
+    seen = [{"unreadable": reading.unreadable, "read": asdict(reading.description)} for reading in readings]
+    return [right | {"all": all(right.values())} | what for right, what in zip(told, seen)]
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-024
 def evaluate(generate, cases: list, *, batch_size: int = 4, fps: float = 8, progress: bool = True) -> dict:
     "Judge `generate(prompts, seeds)` on cases -> topic -> share all right with its interval; and all `rows`. Frames are never written to a file."
     rows = []
     for group in _batches(cases, batch_size, progress, "suites"):
-        rows += [{"id": c.id, "topic": c.topic} | j for c, j in zip(group, judge(generate([c.prompt for c in group], [c.seed for c in group]), group, fps))]
+        clips = generate([c.prompt for c in group], [c.seed for c in group])
+        rows += [{"id": c.id, "topic": c.topic, "prompt": c.prompt, "seed": c.seed} | j for c, j in zip(group, judge(clips, group, fps))]
     return {topic: by_topic(rows, topic) for topic in dict.fromkeys(c.topic for c in cases)} | {"rows": rows}
 
 
@@ -171,3 +175,19 @@ def floors(cases: list, *, progress: bool = True) -> dict:
         for name, clips in spoiled(perfect([c.prompt for c in group], [c.seed for c in group]), seed=i).items():
             rows.setdefault(name, []).extend({"topic": c.topic} | j for c, j in zip(group, judge(clips, group)))
     return {name: {topic: by_topic(some, topic) for topic in dict.fromkeys(c.topic for c in cases)} for name, some in rows.items()}
+
+# %% ../../nbs/19d_evaluate.suites.ipynb #cell-028b
+def report(path, generate, cases: list, title: str, *, against=None, progress: bool = True) -> dict:
+    """Judge `generate(prompts, seeds)` on cases, and write one page with every clip to `path`. -> what `evaluate` tells; if another generator is given
+    as `against`, with `compare`. ValueError for a folder that is not there."""
+    check_page(path)
+    told, rows = zip(*(_gathered(one, cases, progress) for one in (generate, against) if one is not None))
+    write_bytes(path, page(rows[0], title, *rows[1:]).encode())
+    return told[0] | ({"against": compare(rows[1], rows[0])} if against else {})
+
+
+def _gathered(generate, cases, progress):
+    "An evaluation, and its rows with a picture each."
+    kept, pictures = keeping(generate)
+    told = evaluate(kept, cases, progress=progress)
+    return told, [row | {"picture": picture} for row, picture in zip(told["rows"], pictures)]

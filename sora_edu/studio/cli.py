@@ -347,10 +347,14 @@ def _full_cases(suite, limit):
     return adherence._first(cases, limit, "limit", 1)
 
 
-def _evaluate_full(weights, suite, limit, progress):
-    "Weights of the full world on its suites, by its oracle."
+def _evaluate_full(weights, suite, page, against, limit, progress):
+    "Weights of the full world on its suites, by its oracle; if wanted with a page, and against others."
     from sora_edu.evaluate import adherence, suites
-    return {"suite": suite, **suites.evaluate(adherence.generator(weights), _full_cases(suite, limit), progress=progress)}
+    cases, made = _full_cases(suite, limit), adherence.generator(weights)
+    if page is None:
+        return {"suite": suite, **suites.evaluate(made, cases, progress=progress)}
+    title, other = f"{weights} on the suite {suite!r}" + (f", against {against}" if against else ""), against and adherence.generator(against)
+    return {"suite": suite, **suites.report(page, made, cases, title, against=other, progress=progress)}
 
 
 @app.command()
@@ -368,14 +372,15 @@ def evaluate(
     if against and not report:
         raise ValueError("--against: got it without --report, allowed: together with --report FILE")
     weights, how = weights or "mini", dict(limit=limit, progress=not as_json)
-    full = read_config(weights).world == "full"
+    world = read_config(weights).world
+    full = world == "full"
     suite = suite or ("full" if full else "seen")
-    if full and report:
-        raise ValueError("--report: got it for weights of the full world, allowed: for those of mini")
+    if against and read_config(against).world != world:
+        raise ValueError(f"--against: got weights of another world than {world}, allowed: of the same")
     if not full and suite not in (*adherence.SUITES, "controls"):
         raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls")
     if full:
-        told = _evaluate_full(weights, suite, **how)
+        told = _evaluate_full(weights, suite, report, against, **how)
     else:
         told = pages.report(report, weights, suite, against=against, **how) if report else adherence.evaluate(weights, suite=suite, **how)
     _tell(as_json, told, _scores(told))

@@ -55,10 +55,10 @@ def step_noise(shape, generator, device="cpu") -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
-def training_loss(model, batch: dict, leg: Leg, device="cpu"):
-    "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor."
+def training_loss(model, batch: dict, leg: Leg, device="cpu", levels=sample_sigma_map):
+    "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor. `levels` draws as `sample_sigma_map` does."
     g, x0 = batch["generator"], batch["x0"]
-    sigma = sample_sigma_map(leg.sigma_mix, len(x0), x0.shape[2], g)
+    sigma = levels(leg.sigma_mix, len(x0), x0.shape[2], g)
     noise = step_noise(x0.shape, g, device)
     weight = 1 + (leg.actor_weight - 1) * (batch["coverage"] > 0.02).float().unsqueeze(1)
     x0, noise, sigma, weight, ids = (t.to(device) for t in (x0, noise, sigma, weight, batch["ids"]))
@@ -214,17 +214,18 @@ class Interrupt:
 # %% ../../nbs/15_training.loop.ipynb #cell-026
 @dataclass(frozen=True)
 class Parts:
-    "What a reader may swap without touching the package: the network, the loss, the codec."
+    "What a reader may swap without touching the package: the network, the loss, the codec, the optimizer."
     model: object = Trainee            # called with the TrainConfig -> module(latents, sigma, ids)
     loss: object = training_loss       # called with (model, batch, leg, device) -> scalar
     vae: object = None                 # anything with encode, decode and config.latent_channels
+    optimizer: object = Optimizers     # called with (network, learning rate) -> step(rate), state_dict, load_state_dict
 
 # %% ../../nbs/15_training.loop.ipynb #cell-028
 class State:
     "Everything that a leg changes, saved and restored as one."
-    def __init__(self, model, learning_rate):
+    def __init__(self, model, learning_rate, optimizer=Optimizers):
         self.model, self.ema = model, copy.deepcopy(model).requires_grad_(False)
-        self.optimizers, self.step = Optimizers(model, learning_rate), 0
+        self.optimizers, self.step = optimizer(model, learning_rate), 0
 
     def save(self, path):
         parts = {"model": self.model, "ema": self.ema, "optimizers": self.optimizers}
@@ -319,7 +320,7 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
     out, plan, checkpoint = Path(out or f"runs/{cfg.name}"), cfg.legs[leg], f"leg{leg}.pt"
     check_device(device)
     torch.manual_seed(cfg.seed + leg)
-    state = State(parts.model(cfg).to(device), plan.learning_rate)
+    state = State(parts.model(cfg).to(device), plan.learning_rate, parts.optimizer)
     if from_weights is not None:
         begin_with(state, weights_before(from_weights, device))        # refused now, not after an hour of preparing
     if data is not None:
