@@ -131,6 +131,7 @@ def test_clips_have_their_shapes_words_and_actors():
         assert coverage.shape == (1, 1 + (t - 1) // 4, h // 8, w // 8) and coverage.max() > 128 and tokens.shape == image_tokens.shape == (1, 4, 96)
         shot = source.world.scene(10, number)
         said = [language.caption(shot, style, seed, False, (t - 1) / 8) for style, seed in WORDINGS]
+        assert WORDINGS[0][0] == "plain"                             # which `oversample` reads
         assert torch.equal(tokens[0], tokenize(said, tokenizer, 96)) and {style for style, _ in WORDINGS} == {"terse", "plain", "dense"}
         assert torch.equal(image_tokens[0], tokenize([language.caption(shot, style, seed, True) for style, seed in WORDINGS], tokenizer, 96))
     assert shapes == set(BASE_NANO.buckets.shapes)

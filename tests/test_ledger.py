@@ -13,11 +13,12 @@ from sora_edu.pipeline.generate import load_models, resolve_weights
 
 
 @pytest.mark.parametrize("right, n, right2, n2, low, high", [
-    (48, 80, 56, 70, 0.0524, 0.3339), (3, 10, 9, 10, 0.1705, 0.8090), (2, 84, 6, 84, -0.0235, 0.1316), (27, 28, 56, 56, -0.0250, 0.1770)])
+    (48, 80, 56, 70, 0.0524, 0.3339), (3, 10, 9, 10, 0.1705, 0.8090), (2, 7, 6, 7, 0.0582, 0.8062), (0, 29, 5, 56, -0.0381, 0.1926),
+    (0, 20, 0, 10, -0.1611, 0.2775), (0, 20, 10, 10, 0.6791, 1.0)])
 def test_newcombe_s_own_examples(right, n, right2, n2, low, high):
-    "Newcombe 1998, table II, method 10; the last one within the paper's rounding."
+    "Newcombe 1998, table II, method 10."
     got = newcombe(right, n, right2, n2)
-    assert got == pytest.approx((low, high), abs=0.012) and newcombe(right2, n2, right, n) == pytest.approx((-got[1], -got[0]))
+    assert got == pytest.approx((low, high), abs=6e-5) and newcombe(right2, n2, right, n) == pytest.approx((-got[1], -got[0]))
 
 
 def test_intervals_keep_their_word_and_too_narrow_ones_are_found_out(monkeypatch):
@@ -92,6 +93,22 @@ def test_operations_are_those_of_the_networks(tmp_path):
     assert 0.5 * 2 * weights * tokens < one < 2 * 2 * weights * tokens and 3 * one < five < 8 * one
 
 
+def test_hours_are_those_of_all_sittings(tmp_path):
+    "A log whose clock began anew twice: 40, then 30, then 5 seconds."
+    log = tmp_path / "leg0.jsonl"
+    log.write_text("".join(json.dumps({"step": 100 * k, "seconds": s}) + "\n" for k, s in enumerate((20, 40, 10, 30, 5))))
+    assert ledger._seconds(log) == 75
+    assert 7 < ledger.cost(resolve_weights("mini"))["hours"] < 8                        # two of mini's legs were resumed
+
+
+def test_a_kept_figure_is_not_overwritten_by_nothing(tmp_path, monkeypatch):
+    (tmp_path / "figures").mkdir()
+    row = {"name": "base_share_gpu", "value": 81.0, "commit": "abc"}
+    (tmp_path / "figures" / "evaluation.json").write_text(json.dumps([row]))
+    monkeypatch.setattr(speed, "_repository", lambda: tmp_path)
+    assert speed.bench("evaluation", only=["base_share_gpu"], progress=False) == [row]
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     "A small history: two checkpoints that were shipped, and a commit of something else in between."
@@ -126,6 +143,9 @@ def test_a_checkpoint_is_judged_once(repository, tmp_path, monkeypatch):
     rows = leaderboard(path, progress=False)
     assert [row["shipped"] for row in rows] == ledger.shipped() and asked == ["seen", "heldout"] * 2
     assert leaderboard(path, progress=False) == rows == json.loads(path.read_text()) and len(asked) == 4
+    assert leaderboard(path, anew=True, progress=False) == rows and len(asked) == 8
+    with pytest.raises(ValueError, match="limit: got 10, allowed"):
+        leaderboard(limit=10)
     assert rows[0]["seen"] == {"value": 50.0, "interval": [40.0, 60.0], "n": 10} and rows[0]["weights_hash"] == "0" * 12
 
 

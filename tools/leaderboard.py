@@ -4,13 +4,9 @@
     python tools/leaderboard.py --anew     all of them, once the judge has changed
 """
 import sys
-from pathlib import Path
 
 from sora_edu.evaluate.ledger import leaderboard
 
 if __name__ == "__main__":
-    path = Path(__file__).resolve().parent.parent / "figures" / "leaderboard.json"
-    if "--anew" in sys.argv[1:]:
-        path.unlink(missing_ok=True)
-    for row in leaderboard(path):
+    for row in leaderboard(anew="--anew" in sys.argv[1:]):
         print(f"{row['name']} {row['shipped']}: {row['seen']['value']} % of {row['seen']['n']}, held out {row['heldout']['value']} %")

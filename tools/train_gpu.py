@@ -138,6 +138,8 @@ def arguments(args=None):
     for name in ("minutes", "peak_tflops", "save_every"):
         if not getattr(told, name) > 0:
             parse.error(f"--{name.replace('_', '-')}: got {getattr(told, name)}, allowed: more than 0")
+    if told.ahead < 0:
+        parse.error(f"--ahead: got {told.ahead}, allowed: 0 or more")
     return told
 
 

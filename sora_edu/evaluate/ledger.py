@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+import torch
 from .adherence import evaluate, wilson
 from .speed import _git, _percent, _repository, commit, measure, write_figures
 from ..training.configs import MINI, flops
@@ -112,6 +113,12 @@ def samples_of(leg: dict) -> tuple:
     return round((leg["steps"] - images) * leg["batch_size"]), round(images * leg["image_batch"])
 
 
+def _seconds(log) -> int:
+    "How long a log ran, in all sittings: where the clock began anew, what it had come to before is added."
+    told = [0, *(json.loads(row)["seconds"] for row in Path(log).read_text().splitlines())]
+    return sum(b - a if b >= a else b for a, b in zip(told, told[1:]))
+
+
 def cost(folder) -> dict:
     "What the legs of a weights folder took: clips, images, operations (chapter 14's count), hours by its logs. The autoencoder is not counted."
     from sora_edu.pipeline.generate import read_config
@@ -119,14 +126,14 @@ def cost(folder) -> dict:
     legs = json.loads((folder / "model.json").read_text())["info"]["legs"]
     clips, images = (sum(found) for found in zip(*map(samples_of, legs)))
     of = lambda frames: flops(replace(MINI, text=c.text_encoder, dit=c.dit), (frames - 1) // 4 + 1, max(c.height) // 8, max(c.width) // 8)
-    seconds = sum(json.loads((folder / f"leg{leg['leg']}.jsonl").read_text().splitlines()[-1])["seconds"] for leg in legs)
+    seconds = sum(_seconds(folder / f"leg{leg['leg']}.jsonl") for leg in legs)
     return {"legs": len(legs), "clips": clips, "images": images, "flops": clips * of(max(c.num_frames)) + images * of(1), "hours": round(seconds / 3600, 1)}
 
 
 # %% ../../nbs/19f_evaluate.ledger.ipynb #cell-030
 def shipped(name: str = "mini") -> list:
     "The commits that changed a packaged checkpoint, oldest first."
-    return _git("log", "--reverse", "--format=%h", "--", f":/sora_edu/weights/{name}/model.json").split()
+    return _git("-C", str(_repository()), "log", "--reverse", "--format=%h", "--", f":/sora_edu/weights/{name}/model.json").split()
 
 
 def unpack(commit: str, folder, name: str = "mini") -> Path:
@@ -149,16 +156,22 @@ def entry(at: str, name: str = "mini", limit: int | None = None) -> dict:
                 **told, "judged": commit()}
 
 
-def leaderboard(path=None, *, names=("mini",), limit: int | None = None, progress: bool = True) -> list:
-    "Every shipped or once shipped checkpoint, judged and costed, oldest first; written to figures/leaderboard.json after each. Those that are there stay."
+def leaderboard(path=None, *, anew: bool = False, limit: int | None = None, progress: bool = True) -> list:
+    """Every `mini` that ships or once shipped, judged and costed, oldest first; written to figures/leaderboard.json after each. Those that are
+    there stay, or are judged `anew`. ValueError: no history, or a `limit` that would leave a short judgement in the published file."""
     from tqdm.auto import tqdm
-    path = Path(path) if path else _repository() / "figures" / "leaderboard.json"
-    rows = {row["shipped"]: row for row in json.loads(path.read_text())} if path.exists() else {}
-    for name, at in tqdm([(name, at) for name in names for at in shipped(name)], desc="checkpoints", disable=not progress):
+    if limit is not None and path is None:
+        raise ValueError(f"limit: got {limit}, allowed: None, or a path of your own")
+    commits, path = shipped(), Path(path) if path else _repository() / "figures" / "leaderboard.json"
+    if not commits:
+        raise ValueError(f"history: got none of {_repository()}, allowed: a clone with its commits")
+    rows = {row["shipped"]: row for row in json.loads(path.read_text())} if path.exists() and not anew else {}
+    for at in tqdm(commits, desc="checkpoints", disable=not progress):
         if at not in rows:
-            rows[at] = entry(at, name, limit)
+            rows[at] = entry(at, limit=limit)
             write_figures(path, rows)
     return list(rows.values())
+
 
 # %% ../../nbs/19f_evaluate.ledger.ipynb #cell-037
 def _beside_the_tests(name: str) -> dict:
@@ -171,5 +184,12 @@ def _beside_the_tests(name: str) -> dict:
 
 for _name, _unit, _function in (("loader_margin", "×", "loader_margin"), ("loader_resume_differs", "", "resume_differs"), ("file_faults_fatal", "", "faults_fatal")):
     measure(_name, _unit, of="evaluation", slow=True)(lambda function=_function: _beside_the_tests(function))
-for _name in ("mini_heldout_gpu", "base_share_gpu"):
-    measure(_name, "%", of="evaluation")(lambda: {"value": None})
+
+
+@measure("mini_heldout_gpu", "%", of="evaluation", slow=True)
+def _():
+    return _percent(evaluate("mini", "heldout", progress=False)["all"]) if torch.cuda.is_available() else {"value": None}
+
+
+measure("base_share_gpu", "%", of="evaluation")(lambda: {"value": None})                    # until there are weights
+

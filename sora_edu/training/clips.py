@@ -574,7 +574,7 @@ def clip_batch_at(cache: ClipCache, leg, seed: int, step: int) -> dict:
         pick -= len(bucket.latents)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-086b
-WORDINGS = (("terse", 2), ("plain", 1), ("dense", 0), ("dense", 3))     # four captions of every clip of the full world: style and seed
+WORDINGS = (("plain", 1), ("terse", 2), ("dense", 0), ("dense", 3))     # four captions of every clip of the full world: style and seed
 
 
 class Drawn(Dataset):

@@ -128,7 +128,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, start=None, clips=None, da
             save_vae(load_vae(Path(start) / "vae.safetensors"), path)
         if not path.exists():
             how = dict(resume=resume, progress=progress, device=device)
-            vae = train_autoencoder(cfg.autoencoder, out, world=World(cfg.world), workers=workers, **how)
+            vae = train_autoencoder(cfg.autoencoder, out, world=World(cfg.world), workers=workers if cfg.buckets else 0, **how)
             save_vae(polish(vae, cfg.autoencoder, World(cfg.world), out=out, **how), path)
         vae = load_vae(path).to(device)
         if data is not None:
@@ -167,7 +167,8 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter
         kept = [row + "\n" for row in path.read_text().splitlines() if json.loads(row)["step"] <= step] if step else []
         path.write_text("".join(kept))                       # what came after the checkpoint will come again
-        self.file, self.every, self.start = open(path, "a"), every, time.time()
+        self.file, self.every = open(path, "a"), every
+        self.start = time.time() - (json.loads(kept[-1])["seconds"] if kept else 0)      # hours of all sittings
         self.board = SummaryWriter(path.parent / "tensorboard" / path.stem, purge_step=step)
         self._clear()
 
