@@ -107,8 +107,8 @@ def clean_and_noise(prediction: Tensor, x: Tensor, alpha, sigma, prediction_type
     """x = alpha x0 + sigma noise, and a prediction about it -> (x0, noise). `alpha`, `sigma`: numbers or tensors that broadcast.
     Epsilon says nothing where alpha is 0, a sample nothing where sigma is 0: ValueError."""
     p, q = _mixture(prediction_type, alpha, sigma, "prediction_type")
-    det = torch.as_tensor(alpha * q - sigma * p)
-    if (det == 0).any():
+    det = alpha * q - sigma * p
+    if torch.as_tensor(det == 0).any():
         raise ValueError(f"prediction_type: got {prediction_type!r} where {'alpha' if q else 'sigma'} is 0, allowed there: a kind that says something about both")
     return (q * x - sigma * prediction) / det, (alpha * prediction - p * x) / det
 
