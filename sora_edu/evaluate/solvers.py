@@ -147,7 +147,7 @@ def ten_steps(weights="mini", *, n: int = 2000, practice: int = 240, out=None, c
     told = mcnemar(right("trial", cases, rival), right("trial", cases, best))
     return {"winner": best, "rival": rival, "practice": {f"{sampler}, {steps} steps": score for (sampler, steps), score in scores.items()}, **told}
 
-# %% ../../nbs/19g_evaluate.solvers.ipynb #cell-029
+# %% ../../nbs/19g_evaluate.solvers.ipynb #cell-031
 @measure("ten_steps", "points", slow=True, of="parity")
 def _():
     told = ten_steps(out=_repository() / "runs" / "ten_steps")
