@@ -67,7 +67,7 @@ def projected(guidance_scale: float, eta: float = 0.0, norm: float | None = None
         return (x - clean) / s.clamp(min=1e-6)                       # what is given, at 0, is held by the sampler
     return guide
 
-# %% ../../nbs/12a_diffusion.guides.ipynb #cell-032
+# %% ../../nbs/12a_diffusion.guides.ipynb #cell-035
 def mixed(velocities, masks):
     "Several velocity functions as one, each followed where its mask says: [B or 1, T] or [B or 1, 1, T, h, w], shares that sum to 1 everywhere."
     if len(velocities) != len(masks) or not masks:

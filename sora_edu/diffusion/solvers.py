@@ -29,7 +29,9 @@ def toward(at: Moment, aim: Tensor, keep: float = 1.0) -> Tensor:
 # %% ../../nbs/11c_diffusion.solvers.ipynb #cell-011
 def fading(at: Moment) -> float:
     "The share of the noise that a draw from the next level's distribution keeps: exp of minus the step in half_log_snr."
-    return (1 - at.now) * at.then / ((1 - at.then) * at.now) if at.then < 1 else 1.0
+    if at.then in (0, 1):
+        return float(at.then)
+    return (1 - at.now) * at.then / ((1 - at.then) * at.now)
 
 
 def ddim(eta: float = 0.0):
