@@ -71,9 +71,9 @@ def test_generate_tells_paths_and_seconds(capsys, weights):
 
 
 def test_options_reach_the_record(capsys, weights):
-    _, out, _ = call(capsys, "generate", PROMPT, "--weights", weights, "--seed", 3, "--num-frames", 9, "--num-inference-steps", 3, "--guidance-scale", 2.5, "--height", 64, "--width", 64, "--json")
+    _, out, _ = call(capsys, "generate", PROMPT, "--weights", weights, "--seed", 3, "--num-frames", 9, "--num-inference-steps", 3, "--guidance-scale", 2.5, "--sampler", "dpmpp_2m", "--height", 64, "--width", 64, "--json")
     record = json.loads(open(json.loads(out)["record"], encoding="utf-8").read())
-    assert [record[k] for k in ("seed", "num_frames", "num_inference_steps", "guidance_scale")] == ["3", 9, 3, 2.5]
+    assert [record[k] for k in ("seed", "num_frames", "num_inference_steps", "guidance_scale", "sampler")] == ["3", 9, 3, 2.5, "dpmpp_2m"]
 
 
 def test_record_replays(capsys, weights):
@@ -100,6 +100,7 @@ def test_record_replays(capsys, weights):
     ([PROMPT, "--num-inference-steps", 0], ["num_inference_steps", "0", "1"]), ([PROMPT, "--num-inference-steps", 10**9], ["num_inference_steps"]),
     ([PROMPT, "--guidance-scale", "nan"], ["guidance_scale", "nan", "0"]), ([PROMPT, "--guidance-scale", "inf"], ["guidance_scale", "inf"]),
     ([PROMPT, "--guidance-scale", "strong"], ["--guidance-scale", "'strong'", "number"]),
+    ([PROMPT, "--sampler", "magic"], ["sampler", "magic", "unipc"]),
     ([PROMPT, "--num-frames", 16], ["num_frames", "16", "nearest is 17"]), ([PROMPT, "--num-frames", 0], ["num_frames", "nearest is 1"]),
     ([PROMPT, "--height", 65], ["height", "65", "64"]), ([PROMPT, "--width", "wide"], ["--width", "'wide'"]),
     ([PROMPT, "--weights", "nowhere"], ["weights", "nowhere"]), ([PROMPT, "--bogus"], ["--bogus"]), ([PROMPT, "more"], ["more"])])

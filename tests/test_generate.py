@@ -166,6 +166,22 @@ def test_fresh_noise_is_not_the_first_noise_again(tmp_path, monkeypatch):
     assert len(drawn) == 4 and all(not torch.equal(drawn[0], other) for other in drawn[1:])      # the last step draws none
 
 
+def test_a_request_may_name_its_solver(models):
+    "The clip is that solver's, the record says so, and a replay keeps to it."
+    made = {name: G.generate(PROMPT, weights=models, seed=4, num_frames=5, num_inference_steps=3, sampler=name) for name in (None, "euler", "unipc", "ddpm")}
+    assert np.array_equal(made[None].frames, made["euler"].frames) and made[None].record["sampler"] == "euler"
+    assert len({m.record["sha256"] for m in made.values()}) == 3 and made["unipc"].record["sampler"] == "unipc"
+    assert all(G.replay(m.record, weights=models).equal for m in made.values())
+    old = {k: v for k, v in made[None].record.items() if k != "sampler"}
+    assert G.replay(old, weights=models).equal
+
+
+@pytest.mark.parametrize("sampler", ["magic", 3, ["euler"], ""])
+def test_an_unknown_solver_is_refused(models, sampler):
+    with pytest.raises(ValueError, match="^sampler: got .*allowed: euler, heun, ancestral, ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc"):
+        G.generate(PROMPT, weights=models, sampler=sampler)
+
+
 def test_weights_with_an_unknown_sampler_are_refused():
     with pytest.raises(ValueError, match="^sampler: got 'magic', allowed: euler, ancestral"):
         tiny_models(sampler="magic")

@@ -24,6 +24,7 @@ from .. import __version__
 from ..diffusion.flow import per_token
 from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
+from ..diffusion.solvers import SOLVERS
 from ..model.dit import DiT, DiTConfig
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
@@ -31,7 +32,7 @@ from ..video import filmstrip, to_uint8, video_hash, write_png, write_video
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-005
 FORMAT = 1                       # of model.json and of records
-SAMPLERS = ("euler", "ancestral")
+SAMPLERS = ("euler", "ancestral")     # that weights may name as their own; a request may ask for any of chapter 11c
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED, MAX_CHARACTERS, MAX_THREADS = 1000, 30.0, 2**63 - 1, 2000, 1024
 _WEIGHTS = Path(sora_edu.__file__).parent / "weights"
 
@@ -407,6 +408,7 @@ class Request:
     height: int | None = None
     width: int | None = None
     allow_unknown: bool = False                 # run prompts with words that the weights never saw
+    sampler: str | None = None                  # a solver of chapters 11 and 11c, by name
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-055
 def _text(name, value):
@@ -464,12 +466,14 @@ def check(request: Request, models: Models) -> Request:
     frames = max(c.num_frames) if request.num_frames is None else _one_of("num_frames", request.num_frames, c.num_frames)
     if not isinstance(request.allow_unknown, bool):
         _refuse("allow_unknown", request.allow_unknown, "True or False")
+    if not isinstance(default["sampler"], str) or default["sampler"] not in SOLVERS:
+        _refuse("sampler", default["sampler"], ", ".join(SOLVERS))
     prompts, seeds = _prompts_and_seeds(request.prompt, request.seed)
     for prompt in dict.fromkeys(prompts):
         _check_words(prompt, models, request.allow_unknown)
     return Request(prompts, seeds, _whole("num_inference_steps", default["num_inference_steps"], 1, MAX_STEPS),
                    _real("guidance_scale", default["guidance_scale"], 0, MAX_GUIDANCE), frames,
-                   **_size(request, c), allow_unknown=request.allow_unknown)
+                   **_size(request, c), allow_unknown=request.allow_unknown, sampler=default["sampler"])
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-063
 def first_noise(request: Request, models: Models, generators: list | None = None) -> Tensor:
@@ -528,7 +532,7 @@ def _steps(request, models, hooks):
     generators = [torch.Generator().manual_seed(seed) for seed in request.seed]
     velocity, noise = _velocity(request, models), hooks.noise(first_noise(request, models, generators))
     sigmas = sigma_schedule(request.num_inference_steps, shift=models.config.shift)
-    return (yield from sample(velocity, noise, sigmas, solver=models.config.sampler, generator=generators))
+    return (yield from sample(velocity, noise, sigmas, solver=request.sampler, generator=generators))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-072
 def _prepare(prompt, weights, hooks, options):
@@ -567,7 +571,7 @@ def _device_name(device):
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-082
 def _records(request, models):
     "One record a clip: all that it takes to make it again, and to see why it came out otherwise."
-    shared = {"format": FORMAT, "ai_generated": True, "sampler": models.config.sampler, "shift": models.config.shift,
+    shared = {"format": FORMAT, "ai_generated": True, "shift": models.config.shift,
               "guidance_interval": list(models.config.guidance_interval),
               **{k: v for k, v in vars(request).items() if k not in ("prompt", "seed")},
               "fps": models.config.fps, "batch": len(request.prompt),
@@ -763,6 +767,7 @@ def _models_of(record, weights):
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-106
 def _request_of(record):
     fields = {k: record[k] for k in ("num_inference_steps", "guidance_scale", "num_frames", "height", "width", "allow_unknown")}
+    fields |= {"sampler": record["sampler"]} if "sampler" in record else {}          # records before chapter 11 knew two have none
     return {"prompt": record["prompt"], "seed": int(record["seed"]), **fields}
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-107

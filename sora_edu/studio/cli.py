@@ -206,6 +206,7 @@ def generate(
     out: Out = None,
     num_inference_steps: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="Steps from noise to clip.", show_default="the weights' own")] = None,
     guidance_scale: Annotated[Optional[float], typer.Option(parser=_real, metavar="X", help="How strictly to follow the prompt; 1 is no guidance.", show_default="the weights' own")] = None,
+    sampler: Annotated[Optional[str], typer.Option(help="The solver: euler, ancestral, dpmpp_2m, unipc, ...", show_default="the weights' own")] = None,
     num_frames: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="1 makes a picture.", show_default="the most")] = None,
     height: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="In pixels.", show_default="the weights' own")] = None,
     width: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="In pixels.", show_default="the weights' own")] = None,
@@ -214,7 +215,7 @@ def generate(
     as_json: Json = False,
 ):
     "Make a clip: .mp4, filmstrip .png, and its .json record."
-    options = _given(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+    options = _given(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, sampler=sampler,
                      num_frames=num_frames, height=height, width=width, allow_unknown=allow_unknown)
     if (prompt is None) == (record is None):
         raise ValueError(f"PROMPT, --record: got {'neither' if record is None else 'both'}, allowed: exactly one of the two")
