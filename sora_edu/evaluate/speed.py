@@ -42,7 +42,7 @@ def _git(*args):
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-010
 def commit() -> str:
     "The commit that is measured; `+` when the working tree differs from it."
-    dirty = [line for line in _git("status", "--porcelain", "--untracked-files=all").splitlines() if not line.endswith(".json") or "figures/" not in line]
+    dirty = [line for line in _git("status", "--porcelain", "--untracked-files=all").splitlines() if not line.split(maxsplit=1)[1].startswith("figures/")]
     return _git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-013
@@ -58,7 +58,7 @@ def took(function, n: int = 5) -> float:
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-017
 MEASURES = {}          # set of figures -> name -> (unit, function, slow); a function returns {"value", and perhaps "interval" and "n"}
 HOMES = {"first-light": (__name__,), "world": ("sora_edu.evaluate.worlds", "sora_edu.evaluate.trial"),
-         "evaluation": ("sora_edu.evaluate.scaling", "sora_edu.evaluate.ledger"),
+         "evaluation": ("sora_edu.evaluate.scaling", "sora_edu.evaluate.ledger", "sora_edu.evaluate.efficiency"),
          "parity": ("sora_edu.evaluate.solvers",)}          # the modules that register a set's measurements
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-018
@@ -108,6 +108,8 @@ def bench(name: str = "first-light", *, only=None, progress: bool = True) -> lis
         except Exception as error:
             failed.append(f"{figure} ({type(error).__name__}: {str(error)[:200]})")
             continue
+        if found["value"] is None and rows.get(figure, {}).get("value") is not None:
+            continue                                                # measured elsewhere, on a GPU
         rows[figure] = {"name": figure, "value": None, "unit": unit, "interval": None, "n": 1, **found,
                         "command": f"sora-edu bench {name} --only {figure}", "commit": commit(), "machine": machine()}
         write_figures(path, {k: rows[k] for k in measures if k in rows})
