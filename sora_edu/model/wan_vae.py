@@ -250,5 +250,6 @@ class WanVAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         "Normalised latents -> video in [-1, 1]."
+        self._refuse("latents", latents, self.config.z_dim, 1, 1)
         mean, std = self._normal(latents)
         return torch.cat(list(self.frames(latents * std + mean)), dim=2)
