@@ -92,7 +92,7 @@ def test_decoding_needs_what_it_keeps_alive():
 
 
 def test_length_costs_the_decoder_little_and_size_much():
-    short, long, large = (A.codec_part(CODEC, s).working for s in ((3, 8, 8), (12, 8, 8), (3, 16, 16)))
+    short, long, large = (A.codec_part(A.WAN_VAE, s).working for s in ((3, 8, 8), (12, 8, 8), (3, 16, 16)))
     assert short < long < 2 * short and large > 3.5 * short
 
 

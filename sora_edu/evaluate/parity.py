@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from .speed import _playback, measure
-from ..model.dit import DiT, DiTConfig
+from ..model.dit import DiT, DiTConfig, attend
 from ..model.patches import grid_size
 from ..model.vae import VAE
 from ..model.wan import load_strict, parameters
@@ -207,9 +207,8 @@ def bare_forward(net: DiT, shape: tuple, batch: int, length: int):
     d, heads, make = c.dim, c.num_attention_heads, lambda *s: torch.randn(*s)
     ends = make(c.in_channels * 4, d), make(d, c.out_channels * 4)
     three, one, wide, narrow = make(3 * d, d), make(d, d), make(c.ffn_dim, d), make(d, c.ffn_dim)
-    words, patches = make(batch, heads, length, d // heads), make(batch, n, c.in_channels * 4)
-    split = lambda x: x.view(batch, n, heads, -1).transpose(1, 2)
-    attend = lambda q, k, v: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, n, d)
+    words, patches = make(batch, length, heads, d // heads), make(batch, n, c.in_channels * 4)
+    split = lambda x: x.view(batch, n, heads, -1)
     def run():
         x = patches @ ends[0]
         for _ in range(c.num_layers):

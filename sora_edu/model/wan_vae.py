@@ -233,8 +233,8 @@ class WanVAE(nn.Module):
         "Unnormalised latents [B, z_dim, T', H', W'] -> the frames of each latent frame as soon as they are made: one, then four a time."
         self._refuse("latents", z, self.config.z_dim, 1, 1)
         memory = {}
-        for latent in self.post_quant_conv(z).split(1, dim=2):
-            yield self.decoder(latent, memory).clamp(-1, 1)
+        for latent in z.split(1, dim=2):
+            yield self.decoder(self.post_quant_conv(latent), memory).clamp(-1, 1)
 
     def _normal(self, like):
         "Mean and deviation of latents, to broadcast over [B, z_dim, T', H', W']."
