@@ -169,6 +169,21 @@ def test_bfloat16_stays_near_float32():
     assert (rough - exact).norm() / exact.norm() < 0.03
 
 
+def test_a_network_cast_whole_runs():
+    ours, x, text = make(TINY, (3, 4, 6), 5)
+    t = torch.tensor([250.0, 750.0])
+    exact, rough = ours(x, t, text), ours.bfloat16()(x.bfloat16(), t, text.bfloat16())
+    assert rough.dtype == torch.bfloat16 and 0 < (rough.float() - exact).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_texts_of_any_length(length):
+    ours, x, _ = make(TINY, (3, 4, 6), 5)
+    theirs, text, t = stock_of(TINY), torch.randn(2, length, 16), torch.tensor([250.0, 750.0])
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert worst(ours(x, t, text), theirs(x, t, text, return_dict=False)[0]) <= 1e-5
+
+
 @pytest.mark.parametrize("field, value", [("num_layers", 0), ("num_attention_heads", -1), ("attention_head_dim", 7), ("attention_head_dim", 4),
                                           ("freq_dim", 255), ("text_dim", 0), ("patch_size", (1, 2)), ("patch_size", (1, 0, 2))])
 def test_a_bad_config_is_refused(field, value):
@@ -180,7 +195,9 @@ def test_a_bad_config_is_refused(field, value):
     ("hidden_states", dict(x=torch.zeros(2, 3, 3, 4, 6))), ("hidden_states", dict(x=torch.zeros(4, 3, 4, 6))),
     ("shape", dict(x=torch.zeros(2, 4, 3, 5, 6))), ("timestep", dict(t=torch.zeros(2, 4))), ("timestep", dict(t=torch.zeros(3))),
     ("timestep", dict(t=torch.tensor(5.0))), ("encoder_hidden_states", dict(text=torch.zeros(2, 5, 15))),
-    ("encoder_hidden_states", dict(text=torch.zeros(3, 5, 16))), ("encoder_hidden_states", dict(text=None))])
+    ("encoder_hidden_states", dict(text=torch.zeros(3, 5, 16))), ("encoder_hidden_states", dict(text=None)),
+    ("dtype", dict(text=torch.zeros(2, 5, 16).bfloat16())), ("dtype", dict(x=torch.zeros(2, 4, 3, 4, 6).double())),
+    ("device", dict(text=torch.zeros(2, 5, 16, device="meta"))), ("device", dict(t=torch.zeros(2, device="meta")))])
 def test_bad_input_is_named(name, change):
     net = DiT(TINY)
     given = dict(x=torch.zeros(2, 4, 3, 4, 6), t=torch.zeros(2), text=torch.zeros(2, 5, 16)) | change

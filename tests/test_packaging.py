@@ -103,7 +103,7 @@ def test_library_needs_no_notebook_tools(graph):
 
 def test_networks_import_only_torch_and_einops(graph):
     allowed = {"torch", "einops", "sora_edu", *sys.stdlib_module_names}
-    nets = {name: graph[name] for name in ("sora_edu.model.dit", "sora_edu.model.vae", "sora_edu.model.patches")}
+    nets = {name: graph[name] for name in ("sora_edu.model.dit", "sora_edu.model.vae", "sora_edu.model.wan_vae", "sora_edu.model.patches")}
     assert [(name, other) for name, found in nets.items() for other in found if other.split(".")[0] not in allowed] == []
 
 

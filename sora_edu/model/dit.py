@@ -145,7 +145,7 @@ class Conditioner(nn.Module):
 
     def time(self, timestep):
         "[B, M] -> embedding [B, M, D] and steering [B, M, 6, D]."
-        t = self.time_embedder(time_frequencies(timestep, self.freq_dim))
+        t = self.time_embedder(time_frequencies(timestep, self.freq_dim).to(self.time_proj.weight.dtype))
         return t, self.time_proj(F.silu(t)).unflatten(-1, (6, -1))
 
 # %% ../../nbs/09_model.dit.ipynb #cell-031
@@ -222,6 +222,12 @@ class DiT(nn.Module):
             raise ValueError(f"hidden_states: got {shape(x)}, allowed: [B, {self.config.in_channels}, T, H, W]")
         if timestep.ndim not in (1, 2) or len(timestep) != len(x):
             raise ValueError(f"timestep: got {shape(timestep)}, allowed: [{len(x)}], or [{len(x)}, frames or tokens]")
+        places = {t.device for t in (x, timestep, text, self.patch_embedding.weight) if torch.is_tensor(t)}
+        if len(places) > 1:
+            raise ValueError(f"device: got {', '.join(sorted(map(str, places)))}, allowed: one for the network, latents, timesteps and text")
+        types = {t.dtype for t in (x, text, self.patch_embedding.weight) if torch.is_tensor(t)}
+        if len(types) > 1 and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"dtype: got {', '.join(sorted(map(str, types)))}, allowed: one for the network, latents and text, or autocast")
         if cache is None and (not torch.is_tensor(text) or text.ndim != 3 or len(text) != len(x) or text.shape[2] != self.config.text_dim):
             raise ValueError(f"encoder_hidden_states: got {shape(text)}, allowed: [{len(x)}, L, {self.config.text_dim}]")
 
