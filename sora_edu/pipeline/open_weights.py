@@ -139,17 +139,17 @@ TINY = {                                     # pipeline; transformer; autoencode
                      ("FlowMatchEulerDiscreteScheduler", dict(shift=7.0)))}
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-019
-def tiny(name: str, seed: int = 0, **changes):
+def tiny(name: str, seed: int = 0, *, vae: dict | None = None, **changes):
     """A diffusers pipeline of a family (`TINY` has the names) with small random networks, no text encoder, and its scheduler.
-    `changes`: of the transformer's config."""
+    `changes` of the transformer's config, and of the `vae`'s."""
     import diffusers
     if name not in TINY:
         _refuse("name", name, ", ".join(TINY))
-    (pipeline, config, vae, scheduler), family = TINY[name], next(row for row in FAMILIES.values() if row.name == name)
+    (pipeline, config, codec, scheduler), family = TINY[name], next(row for row in FAMILIES.values() if row.name == name)
     cls = getattr(diffusers, pipeline)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = {"transformer": getattr(diffusers, family.transformer)(**config | changes).eval(), "vae": getattr(diffusers, vae[0])(**vae[1]).eval(),
+        parts = {"transformer": getattr(diffusers, family.transformer)(**config | changes).eval(), "vae": getattr(diffusers, codec[0])(**codec[1] | (vae or {})).eval(),
                  "scheduler": getattr(diffusers, scheduler[0])(**scheduler[1])}
         if family.statistics == "buffers":
             parts["vae"].latents_mean.normal_(), parts["vae"].latents_std.uniform_(0.5, 1.5)
