@@ -19,49 +19,49 @@ from ..pipeline.open_weights import FAMILIES, TINY, Run, as_negative, decode, dr
 SIZE = dict(height=32, width=48, num_frames=9)         # oblong on purpose
 SEEDS = (3, 4)
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-007
 def told(name: str, seed: int = 1) -> dict:
     "Embeddings of two clips for `tiny(name)`, and of a negative prompt where guidance asks twice."
     plain = tiny_embeds(name, seed, len(SEEDS))
     return plain if name == "HunyuanVideo" else plain | as_negative(tiny_embeds(name, seed + 50, len(SEEDS)))
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-008
 def driven(pipe, name: str, steps: int = 5, **options) -> torch.Tensor:
     "The latents that our loop ends with, laid out as the family's pipeline lays them out."
     asked = SIZE | dict(num_inference_steps=steps, guidance_scale=4.0) | told(name) | options
     run = Run(pipe, **SIZE)
     return pack(run.family, follow(drive(pipe, seed=list(SEEDS), **asked)).latents, run.patches)
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-009
 def judged(pipe, name: str, steps: int = 5, output_type: str = "latent") -> torch.Tensor:
     "What the family's own pipeline makes of the same."
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     return pipe(**SIZE, **told(name), num_inference_steps=steps, guidance_scale=4.0, generator=generators, output_type=output_type).frames
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-007
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-010
 def apart(name: str, steps: int = 5, pipe=None) -> float:
     "The largest difference between our latents and the pipeline's."
     pipe = pipe or tiny(name)
     return (driven(pipe, name, steps) - judged(pipe, name, steps)).abs().max().item()
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-011
 def frames_apart(name: str) -> float:
     "The largest difference between decoded frames, in [0, 1]."
     pipe = tiny(name)
     last = follow(drive(pipe, seed=list(SEEDS), num_inference_steps=2, guidance_scale=4.0, **SIZE, **told(name)))
     return ((decode(pipe, last.latents).transpose(1, 2) + 1) / 2 - judged(pipe, name, 2, "pt")).abs().max().item()
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-018
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-022
 def equal(name: str, tolerance: float = 1e-4) -> bool:
     "Do a family's latents, at step counts that divide its training steps and that do not, and its frames equal its own pipeline's?"
     return max(apart(name, 5), apart(name, 7), frames_apart(name)) <= tolerance
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-023
 @measure("families_equal", "", of="parity")
 def _():
     return {"value": sum(map(equal, TINY)), "n": len(TINY)}
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-020
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-025
 def trail(name: str, message=None, at: int = 2) -> list:
     "The latents after each of five steps, with a message sent after step `at`."
     steps, seen = drive(tiny(name), seed=list(SEEDS), num_inference_steps=5, guidance_scale=4.0, **SIZE, **told(name)), []
@@ -71,7 +71,7 @@ def trail(name: str, message=None, at: int = 2) -> list:
             steps.send(message)
     return seen
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-026
 def steers(name: str, at: int = 2) -> bool:
     "Do another prompt and another scale leave earlier steps alone and change all later ones, and the same prompt nothing?"
     plain = trail(name)
@@ -80,12 +80,12 @@ def steers(name: str, at: int = 2) -> bool:
     other, same = tiny_embeds(name, 9, len(SEEDS)), tiny_embeds(name, 1, len(SEEDS))
     return differs(other) == want and differs({"guidance_scale": 8.0}) == want and not any(differs(same))
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-021
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-027
 @measure("families_steer", "", of="parity")
 def _():
     return {"value": sum(map(steers, TINY)), "n": len(TINY)}
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-024
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-030
 def measured(function) -> tuple:
     "What `function()` returns, and the most bytes that the CPU's allocator had given out while it ran."
     from torch.profiler import ProfilerActivity, profile
@@ -100,12 +100,12 @@ def measured(function) -> tuple:
         peak = max(peak, now)
     return found, peak
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-027
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-033
 MODELS = tuple(dict(zip(("num_attention_heads", "num_layers", "ffn_dim", "base_dim", "height", "width", "num_frames"), row)) for row in (
     (2, 2, 64, 3, 64, 64, 17), (4, 2, 256, 4, 64, 96, 17), (8, 1, 512, 4, 128, 128, 9), (4, 4, 128, 6, 96, 64, 13),
     (8, 2, 384, 8, 64, 64, 33), (6, 1, 1024, 4, 128, 96, 5), (12, 2, 512, 6, 96, 96, 9), (4, 1, 512, 16, 64, 128, 5)))
 
-
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-034
 def memory_errors(model: dict) -> dict:
     "Told against measured for one of `MODELS`: relative errors of `denoise`, `decode` and `peak`."
     row = dict(model)
@@ -119,7 +119,7 @@ def memory_errors(model: dict) -> dict:
     found = {"denoise": denoise, "decode": decoding, "peak": weights + max(denoise, decoding)}
     return {name: (guess[name], value, abs(guess[name] / value - 1)) for name, value in found.items()}
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-028
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-035
 @measure("memory_estimate", "%", of="parity")
 def _():
     threads = torch.get_num_threads()

@@ -53,28 +53,28 @@ def _ltx_inputs(run, told, scale):
     return {"encoder_attention_mask": told["prompt_attention_mask"], "rope_interpolation_scale": (time / run.ask["frame_rate"], space, space),
             **dict(zip(("num_frames", "height", "width"), run.grid))}
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-010
 def _ltx_schedule(scheduler, steps, tokens):
     "The shift's exponent mu lies on a line through two points, tokens and shift of each in the scheduler's config."
     get = scheduler.config.get
     low, high, base, top = get("base_image_seq_len", 256), get("max_image_seq_len", 4096), get("base_shift", 0.5), get("max_shift", 1.15)
     return {"sigmas": np.linspace(1, 1 / steps, steps), "mu": base + (top - base) * (tokens - low) / (high - low)}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-011
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-012
 def _cogvideox_inputs(run, told, scale):
     return {"image_rotary_emb": run.rotary}
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-013
 def _hunyuan_inputs(run, told, scale):
     embeds = told["prompt_embeds"]
     return {"encoder_attention_mask": told["prompt_attention_mask"].to(embeds), "pooled_projections": told["pooled_prompt_embeds"],
             "guidance": torch.full((len(embeds),), float(scale), dtype=embeds.dtype, device=embeds.device) * 1000}
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-014
 def _hunyuan_schedule(scheduler, steps, tokens):
     return {"sigmas": np.linspace(1, 0, steps + 1)[:-1]}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-012
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-015
 FAMILIES = {row.transformer: row for row in (
     Family("Wan", "WanTransformer3DModel", "b c (t q) (h p) (w r)", (480, 832, 81, 50, 5.0), text_dim="text_dim", statistics="config", per_frame=True),
     Family("LTX-Video", "LTXVideoTransformer3DModel", "b (t h w) (c q p r)", (512, 704, 161, 50, 3.0), statistics="buffers", compression=(8, 32),
@@ -84,22 +84,22 @@ FAMILIES = {row.transformer: row for row in (
     Family("HunyuanVideo", "HunyuanVideoTransformer3DModel", "b c (t q) (h p) (w r)", (720, 1280, 129, 50, 6.0), guidance="embedded",
            text_length=256, needs=("pooled_prompt_embeds", "prompt_attention_mask"), inputs=_hunyuan_inputs, schedule=_hunyuan_schedule))}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-015
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-018
 def _parts(pipe):
     "Components by name: of a pipeline, or of a dict."
     return SimpleNamespace(**pipe) if isinstance(pipe, Mapping) else pipe
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-019
 def _net(parts):
     "The transformer, or Wan 2.2's second where only that is loaded."
     return getattr(parts, "transformer", None) or getattr(parts, "transformer_2", None)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-020
 def _setting(pipe, name):
     "A setting in a pipeline's config, or an entry in a dict of components; None if there is none."
     return pipe.get(name) if isinstance(pipe, Mapping) else getattr(pipe, "config", {}).get(name)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-016
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-021
 def family_of(pipe) -> Family:
     "The row of `FAMILIES` for a diffusers pipeline, a dict of its components, or a folder that holds one. ValueError for others, by name."
     if isinstance(pipe, (str, Path)):
@@ -116,7 +116,7 @@ def family_of(pipe) -> Family:
         raise ValueError(f"pipe: got a {name} that needs an image ({c['in_channels']} channels in, {c['out_channels']} out), allowed: text to video")
     return FAMILIES[name]
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-018
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-023
 _FOUR = lambda block: dict(down_block_types=(block.format("Down"),) * 4, up_block_types=(block.format("Up"),) * 4, block_out_channels=(8,) * 4,
                            latent_channels=4, layers_per_block=1)
 TINY = {                                     # pipeline; transformer; autoencoder; scheduler
@@ -138,7 +138,7 @@ TINY = {                                     # pipeline; transformer; autoencode
                      ("AutoencoderKLHunyuanVideo", dict(norm_num_groups=4, **_FOUR("HunyuanVideo{}Block3D"))),
                      ("FlowMatchEulerDiscreteScheduler", dict(shift=7.0)))}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-019
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-024
 def tiny(name: str, seed: int = 0, *, vae: dict | None = None, **changes):
     """A diffusers pipeline of a family (`TINY` has the names) with small random networks, no text encoder, and its scheduler.
     `changes` of the transformer's config, and of the `vae`'s."""
@@ -158,7 +158,7 @@ def tiny(name: str, seed: int = 0, *, vae: dict | None = None, **changes):
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-020
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-025
 def tiny_embeds(name: str, seed: int = 0, clips: int = 1) -> dict:
     "Random embeddings for `tiny(name)`: prompt_embeds [clips, 16, 32] and what else its family needs. The last tokens are masked."
     g = torch.Generator().manual_seed(seed)
@@ -167,27 +167,27 @@ def tiny_embeds(name: str, seed: int = 0, clips: int = 1) -> dict:
     needs = next(row.needs for row in FAMILIES.values() if row.name == name)
     return {n: made[n] for n in ("prompt_embeds", *needs)}
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-026
 def as_negative(embeds: dict) -> dict:
     "The same embeddings under the names that a negative prompt's have."
     return {f"negative_{name}": value for name, value in embeds.items()}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-023
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-029
 def _patches(family, net):
     "Latents (time, height, width) in one token of a packed layout; 1 where the transformer does that itself."
     return (net.config.patch_size_t, net.config.patch_size, net.config.patch_size) if "(t h w)" in family.layout else (1, 1, 1)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-030
 def pack(family: Family, latents: Tensor, patches=(1, 1, 1)) -> Tensor:
     "Latents [B, C, T, h, w] as the family's transformer and pipeline read them."
     return rearrange(latents, f"b c (t q) (h p) (w r) -> {family.layout}", **dict(zip("qpr", patches)))
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-031
 def unpack(family: Family, latents: Tensor, grid, patches=(1, 1, 1)) -> Tensor:
     "The way back. `grid`: tokens along (time, height, width)."
     return rearrange(latents, f"{family.layout} -> b c (t q) (h p) (w r)", **dict(zip("thw", grid)), **dict(zip("qpr", patches)))
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-026
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-034
 def preview(latents: Tensor, seed: int = 0) -> np.ndarray:
     "Latents [B, C, T, h, w] -> a rough picture without an autoencoder, uint8 [B, T, h, w, 3]: the channels mixed into three by chance."
     mix = torch.linalg.qr(torch.randn(latents.shape[1], 3, generator=torch.Generator().manual_seed(seed))).Q
@@ -195,7 +195,7 @@ def preview(latents: Tensor, seed: int = 0) -> np.ndarray:
     rgb = rgb / rgb.std(correction=0).clamp(min=1e-6)
     return (127.5 + 51 * rgb.clamp(-2.5, 2.5)).byte().numpy()
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-030
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-038
 class FlowPath:
     "The transformer speaks our language: it is told 1000 sigma and answers noise - x0."
     def __init__(self, scheduler, steps: int):
@@ -209,17 +209,17 @@ class FlowPath:
         "Our velocity at x and sigma, by asking `model(x, timestep) -> prediction`."
         return model(x, self.train_steps * sigma)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-032
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-040
 _CLEAN = {"v_prediction": lambda z, m, a, s: (a * z - s * m, a * m + s * z),       # what the model says -> clean latents, noise
           "epsilon": lambda z, m, a, s: ((z - s * m) / a, m),
           "sample": lambda z, m, a, s: (m, (z - a * m) / s)}
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-041
 def _level(sigma):
     "The highest noise level of a batch; on paper, any."
     return 1.0 if sigma.is_meta else sigma.max().item()
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-033
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-042
 class VPPath:
     "Variance preserving: z = a x0 + s noise, a² + s² = 1. Divided by a + s it is our path at sigma = s / (a + s), and DDIM's step is Euler's."
     def __init__(self, scheduler, steps: int):
@@ -260,7 +260,7 @@ class VPPath:
         size = sum(self.parts(then))
         return ((landed**0.5 / size - 1 + then) * x0 + ((1 - landed) ** 0.5 / size - then) * noise) / (then - level)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-035
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-044
 def _fits(family, scheduler):
     "Does this scheduler's list of levels belong to the family's path?"
     config, name = getattr(scheduler, "config", {}), type(scheduler).__name__
@@ -269,7 +269,7 @@ def _fits(family, scheduler):
     straight = name.startswith("FlowMatch") or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return straight and not config.get("invert_sigmas")
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-045
 def path_of(family: Family, scheduler, steps: int, tokens: int = 0):
     """`FlowPath` or `VPPath` with the noise levels `sigmas` [steps + 1] that the family's own pipeline would use.
     Of the scheduler only the levels count; steps are the sampler's. ValueError if it is of another kind."""
@@ -287,7 +287,7 @@ def path_of(family: Family, scheduler, steps: int, tokens: int = 0):
         _refuse("scheduler", f"{type(scheduler).__name__} with {len(path.sigmas)} levels", f"one with {steps + 1} levels; for other solvers pass solver=")
     return path
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-038
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-048
 @dataclass(frozen=True)
 class Ask:
     "What to make, by the names of diffusers' pipelines. `None`: what the family's pipeline takes by default."
@@ -301,12 +301,12 @@ class Ask:
     frame_rate: float = 25                      # LTX-Video places its frames in seconds
     sigmas: Tensor | None = None                # levels to use as they are
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-049
 SCALES = ("guidance_scale", "guidance_scale_2", "true_cfg_scale")
 EMBEDS = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 TOLD = (*EMBEDS, *(f"negative_{name}" for name in EMBEDS))
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-039
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-050
 def _multiple(name, value, step, offset=0):
     "Refuse a `value` that is not offset + n step, or not above 0; the error names the nearest."
     _whole(name, value, 1, 2**20)
@@ -314,7 +314,7 @@ def _multiple(name, value, step, offset=0):
         near = max(offset or step, offset + round((value - offset) / step) * step)
         _refuse(name, value, f"{f'{offset} + ' if offset else ''}multiples of {step} (the nearest is {near})")
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-051
 def _compression(family, vae):
     "Frames and pixels to a latent: by the autoencoder, or by the table."
     if vae is None:
@@ -323,13 +323,13 @@ def _compression(family, vae):
     space = find("spatial_compression_ratio", "scale_factor_spatial") or 2 ** (len(vae.config.block_out_channels) - 1)
     return find("temporal_compression_ratio", "scale_factor_temporal") or family.compression[0], space
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-052
 def _patch_size(config):
     "Latents in one token, (time, height, width), whichever way a config writes it."
     p = config.patch_size
     return tuple(p) if isinstance(p, (tuple, list)) else (config.get("patch_size_t") or 1, p, p)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-040
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-053
 def _sized(family, ratio, patch, options) -> dict:
     "The fields of `Ask`, checked and filled in."
     known = [f.name for f in fields(Ask)]
@@ -346,13 +346,13 @@ def _sized(family, ratio, patch, options) -> dict:
     _real("frame_rate", ask["frame_rate"], 0.1, 1000)
     return ask
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-041
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-054
 def _device(module):
     "Where a module computes: where its weights are, or where offloading will bring them."
     from diffusers.utils.torch_utils import get_module_execution_device
     return torch.device(get_module_execution_device(module))
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-055
 class Run:
     "What stays as it is while a clip is made: components, sizes, path, positions."
     def __init__(self, pipe, **options):
@@ -370,7 +370,7 @@ class Run:
         self.boundary, self.expand = _setting(pipe, "boundary_ratio"), bool(_setting(pipe, "expand_timesteps"))
         self.rotary = _rotary(self) if self.family.name == "CogVideoX" else None
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-042
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-056
 def _rotary(run):
     "CogVideoX's positions, by its pipeline's own function."
     from diffusers import CogVideoXPipeline
@@ -379,7 +379,7 @@ def _rotary(run):
     stand_in = SimpleNamespace(transformer=run.net, vae_scale_factor_spatial=run.ratio[1])
     return CogVideoXPipeline._prepare_rotary_positional_embeddings(stand_in, run.ask["height"], run.ask["width"], run.size[0], run.device)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-043
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-057
 def _generators(seed):
     "One CPU generator a clip for whole numbers; a generator, or a list of them, as it is."
     if isinstance(seed, torch.Generator):
@@ -387,7 +387,7 @@ def _generators(seed):
     seeds = seed if isinstance(seed, (list, tuple)) else [seed]
     return [s if isinstance(s, torch.Generator) else torch.Generator().manual_seed(_whole("seed", s, 0, MAX_SEED)) for s in seeds]
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-058
 def _noise(run, generators):
     "Unit noise [B, C, T, h, w], drawn in the order in which the family's pipeline draws; a single generator draws one clip."
     names = run.family.drawn.split()[1:]
@@ -396,7 +396,7 @@ def _noise(run, generators):
     noise = torch.randn(1, *shape, generator=generators, device=generators.device) if one else make_noise(generators, shape)
     return rearrange(noise, f"{run.family.drawn} -> b c t h w").to(run.device, torch.float32)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-045
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-060
 def _encode(run, prompt, prefix=""):
     "Embeddings of texts, by the pipeline's own text encoders."
     pipe, name = run.parts, f"{prefix}prompt"
@@ -412,13 +412,13 @@ def _encode(run, prompt, prefix=""):
         made = pipe.encode_prompt(**options)
     return {prefix + n: value for n, value in zip(("prompt_embeds", *run.family.needs), made)}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-046
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-061
 def _passes(run, how):
     "Whom to ask at each step, as prefixes: the prompt alone, or the negative prompt too."
     scales = [how["true_cfg_scale"]] if run.family.guidance == "embedded" else [how["guidance_scale"], how["guidance_scale_2"]]
     return ("", "negative_") if any(scale != 1 for scale in scales) else ("",)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-062
 def _widths(run, length="L"):
     "What follows the number of clips in each embedding's shape; \"L\" for any length."
     c = run.net.config
@@ -426,7 +426,7 @@ def _widths(run, length="L"):
     length = fixed or length
     return {"prompt_embeds": (length, c[run.family.text_dim]), "prompt_attention_mask": (length,), "pooled_prompt_embeds": (c.get("pooled_projection_dim"),)}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-047
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-063
 def _fitted(run, how, name):
     "One embedding, checked: [clips, ...], or one for all clips, on the transformer's device and in its dtype."
     value, first, clips = how[name], how["prompt_embeds"], how["clips"]
@@ -441,7 +441,7 @@ def _fitted(run, how, name):
     value = value.to(run.net.dtype) if value.is_floating_point() else value
     return value.expand(clips, *value.shape[1:])
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-064
 def _checked(run, how):
     "The course, when all embeddings that it needs are there and fit. Texts have become embeddings."
     for prefix in _passes(run, how):
@@ -453,14 +453,14 @@ def _checked(run, how):
             how[prefix + name] = _fitted(run, how, prefix + name)
     return how
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-049
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-066
 def _timesteps(run, how, x, t):
     "[B]; or [B, tokens], if latent frames have levels of their own, or for Wan 2.2's small model."
     if how["given_mask"] is None and not run.expand:
         return t.flatten(1)[:, 0]
     return per_token(expand_sigma(t, x).expand(len(x), 1, *x.shape[2:]), run.patch)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-067
 def _velocity(run, how):
     "The guided velocity as `sample` asks for it: v(x [B, C, T, h, w], sigma), in float32."
     told = {prefix: {n: how[prefix + n] for n in ("prompt_embeds", *run.family.needs)} for prefix in _passes(run, how)}
@@ -482,10 +482,10 @@ def _velocity(run, how):
         return v if weight == 1 else (u := ask("negative_")) + weight * (v - u)
     return velocity
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-051
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-069
 STEERS = ("seed", "prompt", "negative_prompt", *TOLD, *SCALES)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-070
 def _check_given(run, given, mask):
     "Given frames: only where a transformer takes several noise levels at once, and of the latents' shape."
     if mask is not None and not run.family.per_frame:
@@ -493,7 +493,7 @@ def _check_given(run, given, mask):
     if given is not None and tuple(given.shape[1:]) != run.shape:
         _refuse("given", tuple(given.shape), f"[B, {', '.join(map(str, run.shape))}]")
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-071
 def _translated(run, how, sent, step):
     "A message to `drive`, as the new course and as a message to `sample`."
     ours, message = {k: v for k, v in sent.items() if k in STEERS}, {k: v for k, v in sent.items() if k not in STEERS}
@@ -511,12 +511,12 @@ def _translated(run, how, sent, step):
         message["velocity_fn"] = _velocity(run, how)
     return how, message
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-072
 def _one_each(generators, clips):
     "Generators for the sampler: one, or one a clip."
     return generators * clips if isinstance(generators, list) and len(generators) == 1 else generators
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-052
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-073
 @torch.no_grad()
 def _steps(run, how, noise, sigmas, options):
     "The sampler's generator, with messages translated. However it ends, offloaded parts go back."
@@ -533,7 +533,7 @@ def _steps(run, how, noise, sigmas, options):
     finally:
         getattr(run.parts, "maybe_free_model_hooks", lambda: None)()
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-053
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-074
 def drive(pipe, *, seed=0, noise: Tensor | None = None, solver: str = "euler", given=None, given_mask=None, **options) -> Generator:
     """Drive an open video model: yield a `Step` (index, sigma, latents, x0; [B, C, T, h, w]) for each of its steps.
 
@@ -561,23 +561,23 @@ def drive(pipe, *, seed=0, noise: Tensor | None = None, solver: str = "euler", g
     sampler = dict(solver=solver, given=given, given_mask=given_mask, generator=_one_each(generators, clips))
     return _steps(run, how, noise.expand(clips, *noise.shape[1:]), sigmas, sampler)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-054
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-075
 def follow(steps: Generator, observe: Callable | None = None) -> Step | None:
-    """Drive to the end and return the last `Step`. `observe(step)` may return a message for `drive`, or False to stop: what is there
-    is returned. If it raises, the run is closed first."""
+    """Drive to the end and return the last `Step`. `observe(step)` may return a message for `drive`, or False to stop: then what is
+    there is returned. If it raises, the run is closed first."""
     last, step = None, next(steps, None)
     try:
         while step is not None:
             last, said = step, observe(step) if observe else None
             if said is False:
                 break
-            last = steps.send(said) if said else last
+            last = steps.send(said) if isinstance(said, Mapping) else last
             step = next(steps, None)
     finally:
         steps.close()
     return last
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-067
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-088
 def _statistics(family, vae):
     "Mean and standard deviation of the autoencoder's raw latents, each [1, C or 1, 1, 1, 1]."
     mean, std, factor = 0.0, 1.0, vae.config.get("scaling_factor") or 1.0
@@ -586,7 +586,7 @@ def _statistics(family, vae):
     column = lambda v: torch.as_tensor(v, dtype=torch.float32).reshape(1, -1, 1, 1, 1)
     return column(mean), column(std) / factor
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-089
 @torch.no_grad()
 def decode(pipe, latents: Tensor, *, num_frames=None, decode_timestep: float = 0.0, decode_noise_scale=None, seed=0) -> Tensor:
     """Latents [B, C, T, h, w], a step's `x0` or the last `latents` -> clips [B, 3, frames, H, W] in [-1, 1], float32.
@@ -609,7 +609,7 @@ def decode(pipe, latents: Tensor, *, num_frames=None, decode_timestep: float = 0
     getattr(_parts(pipe), "maybe_free_model_hooks", lambda: None)()
     return video.clamp(-1, 1)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-070
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-092
 class _Live(TorchDispatchMode):
     "Bytes of tensors that are alive, now and at most. Those of `known` tensors are not counted; `cpu` adds what convolutions there work in."
     def __init__(self, known=(), cpu=False):
@@ -636,7 +636,7 @@ class _Live(TorchDispatchMode):
         self.alive.discard(key)
         self.now -= size
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-072
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-094
 def _bench(out, x, weight, bias, *how) -> int:
     "Bytes that a convolution on a CPU works in: its input unfolded, or reordered copies with channels filled up to 16 (oneDNN)."
     ghost = lambda t: None if t is None else torch.empty(1, dtype=t.dtype).expand(t.shape)
@@ -645,7 +645,7 @@ def _bench(out, x, weight, bias, *how) -> int:
     filled = lambda t: t.nbytes // t.shape[1] * (-(-t.shape[1] // 16) * 16)
     return weight.nbytes + filled(out) + (filled(x) if x.shape[1] >= 16 else 0)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-095
 class _FusedAttention(TorchFunctionMode):
     "Attention on paper as fused kernels do it: a mask in floats, a result, and a row of sums."
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -656,7 +656,7 @@ class _FusedAttention(TorchFunctionMode):
         held = (q.new_empty(q.shape[:-1], dtype=torch.float32), None if mask is None else q.new_empty(mask.shape))
         return q.new_empty(*q.shape[:-1], named["value"].shape[-1])
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-073
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-096
 def _cast(net, dtype):
     "Floats in `dtype`, but for those that diffusers keeps in float32."
     keep = set(getattr(net, "_keep_in_fp32_modules", None) or ())
@@ -665,7 +665,7 @@ def _cast(net, dtype):
             p.data = p.data.to(dtype)
     return net.eval()
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-097
 def _on_paper(part, dtype):
     "A network of the same config on the `meta` device. `part`: a network, or its config with `_class_name`."
     import diffusers
@@ -679,7 +679,7 @@ def _on_paper(part, dtype):
             return _cast(getattr(diffusers, name).from_config({k: v for k, v in config.items() if k != "_class_name"}), dtype)
         return _cast(getattr(transformers, name)(transformers.AutoConfig.for_model(**{k: v for k, v in config.items() if k != "_class_name"})), dtype)
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-098
 def _listed(what):
     "Components by name, networks or configs: of a pipeline, of a dict, or read from a folder."
     if not isinstance(what, (str, Path)):
@@ -689,21 +689,21 @@ def _listed(what):
     return {name: read(name, "config.json") | {"_class_name": pair[1]} for name, pair in read("model_index.json").items()
             if isinstance(pair, list) and Path(what, name, "config.json").is_file()}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-074
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-099
 OFFLOADS = (None, "model", "sequential")
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-100
 def _bytes(net):
     return sum(t.nbytes for t in (*net.parameters(), *net.buffers()))
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-101
 def _rehearsed(function, nets, cpu):
     "The most bytes alive while `function()` runs on paper, without the networks' own."
     with torch.no_grad(), _Live([t for net in nets for t in (*net.parameters(), *net.buffers())], cpu) as live, _FusedAttention():
         function()
     return live.peak
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-102
 def _pretended(run, clips):
     "Embeddings on paper for everybody who is asked."
     asked = _passes(run, run.ask)
@@ -711,7 +711,7 @@ def _pretended(run, clips):
     widths = _widths(run, length)
     return {p + n: torch.zeros(clips, *widths[n], device="meta") for p in asked for n in ("prompt_embeds", *run.family.needs)}
 
-
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-103
 def _peak(told, nets, offload):
     "What must be on the device at once: everything, one network at a time, or one layer at a time."
     layer = lambda name: max(sum(p.nbytes for p in m.parameters(recurse=False)) for m in nets[name].modules())
@@ -721,7 +721,7 @@ def _peak(told, nets, offload):
     work = lambda stage, start: told[stage] + max(size for name, size in alone.items() if name.startswith(start))
     return max(*alone.values(), work("denoise", "transformer"), work("decode", "vae"))
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-075
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-104
 def memory_of(what, *, dtype: torch.dtype = torch.bfloat16, offload: str | None = None, tiling: bool | None = None, clips: int = 1, device=None, **size) -> dict:
     """Bytes that a run will take, told before any weights are loaded: of each network, of the work in `denoise` and in `decode`, and the `peak`
     on the device that computes.
@@ -749,7 +749,7 @@ def memory_of(what, *, dtype: torch.dtype = torch.bfloat16, offload: str | None 
     told["decode"] = _rehearsed(lambda: decode(parts, paper()), nets.values(), cpu)
     return told | {"peak": _peak(told, nets, offload)}
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-080
+# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-109
 def load(folder, *, dtype=torch.bfloat16, offload: str | None = None, tiling: bool = False, **options):
     """A pipeline from a folder (or a name on the hub, if that is allowed), ready for `drive`. `offload`: None, "model" or "sequential".
     `options` go to `from_pretrained` as they are: `quantization_config` for bitsandbytes or torchao, `local_files_only`, ..."""
