@@ -9,7 +9,7 @@ from sora_edu.pipeline import open_weights as O
 from sora_edu.pipeline.open_weights import FAMILIES, TINY, as_negative, decode, drive, family_of, follow, memory_of, pack, tiny, tiny_embeds, unpack
 
 NAMES = tuple(TINY)
-SIZE = dict(height=32, width=48, num_frames=9, num_inference_steps=5, guidance_scale=4.0)
+SIZE = dict(height=32, width=64, num_frames=9, num_inference_steps=5, guidance_scale=4.0)
 PIPES = {}
 
 
@@ -105,7 +105,7 @@ def test_ltx_places_its_frames_in_time():
 
 
 def test_cogvideox_with_patches_in_time_fills_up_and_drops():
-    one = tiny("CogVideoX", patch_size_t=2, patch_bias=False)
+    one = tiny("CogVideoX", patch_size_t=2, patch_bias=False, sample_height=16, sample_width=16)
     made, want = ours(one, **told("CogVideoX")), theirs(one, **told("CogVideoX"))
     assert made.shape[1] == 4                                        # three latent frames, filled up to two tokens
     same(made, want)
@@ -159,7 +159,7 @@ def test_ddim_is_euler_on_our_path(kind, spacing, to_one):
         path = O.path_of(FAMILIES["CogVideoXTransformer3DModel"], scheduler, steps)
         sigmas = path.sigmas
         walk = O.sample(lambda x, sigma: path.velocity(model, x, sigma), path.start(noise, float(sigmas[0])), sigmas)
-        assert_close(follow(walk).latents, z, atol=2e-4, rtol=1e-5)
+        assert_close(follow(walk).latents, z, atol=1e-4, rtol=1e-5)
 
 
 def test_levels_are_the_pipelines_and_never_shifted_twice():
@@ -331,8 +331,9 @@ BAD = {
     "guidance_scale: got nan": dict(guidance_scale=float("nan")),
     "fps: got 8, allowed: height": dict(fps=8),
     "seed: got -1": dict(seed=-1),
-    "seed: got 3 clips": dict(seed=[1, 2, 3], **told("Wan", clips=2)),
-    "noise: got (1, 16, 3, 4, 5), allowed: [B, 16, 3, 4, 6]": dict(noise=torch.zeros(1, 16, 3, 4, 5)),
+    "seed: got '2 clips', allowed: one, or one for each of 3 prompts": dict(seed=[1, 2], **told("Wan", clips=3)),
+    "prompt_embeds: got (2, 16, 32), allowed: a tensor [3, L, 32]": dict(seed=[1, 2, 3], **told("Wan", clips=2)),
+    "noise: got (1, 16, 3, 4, 5), allowed: [B, 16, 3, 4, 8]": dict(noise=torch.zeros(1, 16, 3, 4, 5)),
     "prompt_embeds: got (1, 16, 31), allowed: a tensor [1, L, 32]": dict(prompt_embeds=torch.zeros(1, 16, 31)),
     "prompt_embeds: got (16, 32)": dict(prompt_embeds=torch.zeros(16, 32)),
     "prompt_embeds: got None": dict(prompt_embeds=None),
@@ -415,7 +416,7 @@ def test_memory_is_told_by_part_and_shrinks_with_offloading():
     assert plain["peak"] == weights + max(plain["denoise"], plain["decode"])
     assert plain["peak"] > told_of["model"]["peak"] > told_of["sequential"]["peak"]
     larger = memory_of(pipe, **size | dict(height=64))
-    assert larger["denoise"] > 1.5 * plain["denoise"] and larger["decode"] > 1.5 * plain["decode"]
+    assert larger["denoise"] > plain["denoise"] and larger["decode"] > 1.5 * plain["decode"]
     assert memory_of(pipe, device="cuda", **size)["decode"] < plain["decode"]                 # no unfolding there
     for bad in (dict(offload="disk"), dict(height=33)):
         with pytest.raises(ValueError, match="offload|height"):
@@ -431,7 +432,7 @@ def test_memory_is_told_from_configs_alone(tmp_path):
     assert memory_of(tmp_path, dtype=torch.float32, device="cpu", **size) == memory_of(pipe, **size)
     half = memory_of(tmp_path, dtype=torch.bfloat16, **size)
     assert 0.4 < half["transformer"] / memory_of(pipe, **size)["transformer"] < 0.6
-    with pytest.raises(ValueError, match="what: got transformer, allowed: components with a vae"):
+    with pytest.raises(ValueError, match="what: got 'transformer', allowed: components with a vae"):
         memory_of({"transformer": pipe.transformer}, **size)
 
 
@@ -443,7 +444,7 @@ def test_loading_passes_options_on(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda folder, **options: seen.update(options) or pipe_of("LTX-Video"))
     O.load(tmp_path, quantization_config="four bits")
-    assert seen == {"torch_dtype": torch.bfloat16, "quantization_config": "four bits"}
+    assert seen == {"dtype": torch.bfloat16, "quantization_config": "four bits", "text_encoder": None, "tokenizer": None}
     with pytest.raises(ValueError, match="offload: got 'disk'"):
         O.load(tmp_path, offload="disk")
 

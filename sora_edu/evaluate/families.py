@@ -16,7 +16,7 @@ from .speed import measure
 from ..pipeline.open_weights import FAMILIES, TINY, Run, as_negative, decode, drive, follow, memory_of, pack, tiny, tiny_embeds
 
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-006
-SIZE = dict(height=32, width=48, num_frames=9)         # oblong on purpose
+SIZE = dict(height=32, width=64, num_frames=9)         # oblong on purpose
 SEEDS = (3, 4)
 
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-007

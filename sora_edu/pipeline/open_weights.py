@@ -228,7 +228,7 @@ class VPPath:
         before = times - c.num_train_timesteps // steps
         landed = torch.where(before >= 0, abar[before.clamp(min=0)], torch.as_tensor(scheduler.final_alpha_cumprod).double())
         self.table, self.clean = level(abar).numpy(), _CLEAN[c.prediction_type]                     # sigma of each training step
-        self.sigmas = torch.cat([level(abar[times]), torch.zeros(1)]).float()
+        self.sigmas = torch.cat([level(abar[times]), torch.zeros(1)])
         self.rows = list(zip(times.tolist(), landed.tolist(), [*abar[times].tolist()[1:], 1.0]))    # asked at; lands at; is taken for
 
     @staticmethod
@@ -244,9 +244,11 @@ class VPPath:
     def velocity(self, model: Callable, x: Tensor, sigma: Tensor) -> Tensor:
         "Our velocity at x and sigma, by asking `model(z, timestep) -> prediction`. Between the scheduler's levels, timesteps are interpolated."
         level = _level(sigma)
-        (a, s), row = self.parts(level), (self.sigmas[:-1] - level).abs().argmin().item()
+        row = (self.sigmas[:-1] - level).abs().argmin().item()
         planned = abs(self.sigmas[row].item() - level) < 1e-6
+        level = self.sigmas[row].item() if planned else level
         t = self.rows[row][0] if planned else float(np.interp(level, self.table, np.arange(len(self.table))))
+        a, s = self.parts(level)
         z = x * (a + s)
         x0, noise = self.clean(z, model(z, torch.full_like(sigma, t)), a, s)
         return noise - x0 + (self._slip(x0, noise, row, level) if planned else 0)
@@ -758,7 +760,9 @@ def load(folder, *, dtype=torch.bfloat16, offload: str | None = None, tiling: bo
         _refuse("offload", offload, ", ".join(map(str, OFFLOADS)))
     if Path(folder).exists():
         family_of(folder)
-    pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, **options)
+        index = json.loads(Path(folder, "model_index.json").read_text())
+        options = {n: None for n, pair in index.items() if pair == [None, None]} | options      # text encoders that were left out
+    pipe = DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, **options)
     family_of(pipe)
     if tiling:
         pipe.vae.enable_tiling()
