@@ -59,7 +59,7 @@ def took(function, n: int = 5) -> float:
 MEASURES = {}          # set of figures -> name -> (unit, function, slow); a function returns {"value", and perhaps "interval" and "n"}
 HOMES = {"first-light": (__name__,), "world": ("sora_edu.evaluate.worlds", "sora_edu.evaluate.trial"),
          "evaluation": ("sora_edu.evaluate.scaling", "sora_edu.evaluate.ledger", "sora_edu.evaluate.efficiency"),
-         "parity": ("sora_edu.evaluate.solvers", "sora_edu.evaluate.parity")}          # the modules that register a set's measurements
+         "parity": ("sora_edu.evaluate.solvers", "sora_edu.evaluate.parity", "sora_edu.evaluate.families")}          # the modules that register a set's measurements
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-018
 def measure(name: str, unit: str, *, slow: bool = False, of: str = "first-light"):
