@@ -409,18 +409,27 @@ def test_other_models_are_refused_by_name(tmp_path):
 def test_memory_is_told_by_part_and_shrinks_with_offloading():
     pipe = pipe_of("Wan")
     size = dict(height=32, width=48, num_frames=9)
-    told_of = {how: memory_of(pipe, offload=how, **size) for how in O.OFFLOADS}
-    plain = told_of[None]
+    plain = memory_of(pipe, **size)
     weights = sum(t.nbytes for net in (pipe.transformer, pipe.vae) for t in (*net.parameters(), *net.buffers()))
     assert plain["transformer"] + plain["vae"] == weights
     assert plain["peak"] == weights + max(plain["denoise"], plain["decode"])
-    assert plain["peak"] > told_of["model"]["peak"] > told_of["sequential"]["peak"]
+    assert plain["peak"] == plain["peaks"][None] > plain["peaks"]["model"] > plain["peaks"]["sequential"] > plain["decode"]
+    assert memory_of(pipe, offload="model", **size)["peak"] == plain["peaks"]["model"]
     larger = memory_of(pipe, **size | dict(height=64))
     assert larger["denoise"] > plain["denoise"] and larger["decode"] > 1.5 * plain["decode"]
     assert memory_of(pipe, device="cuda", **size)["decode"] < plain["decode"]                 # no unfolding there
     for bad in (dict(offload="disk"), dict(height=33)):
         with pytest.raises(ValueError, match="offload|height"):
             memory_of(pipe, **size | bad)
+
+
+def test_the_work_does_not_depend_on_depth_and_memory_of_weights_does(monkeypatch):
+    size, two, six = dict(height=32, width=64, num_frames=9), tiny("HunyuanVideo", num_layers=2), tiny("HunyuanVideo", num_layers=6, num_single_layers=5)
+    whole = O._on_paper
+    short = memory_of(six, **size)
+    monkeypatch.setattr(O, "_on_paper", lambda part, dtype, **cut: whole(part, dtype))        # rehearse every layer
+    full = memory_of(six, **size)
+    assert short == full and short["transformer"] > 2 * memory_of(two, **size)["transformer"]
 
 
 def test_memory_is_told_from_configs_alone(tmp_path):

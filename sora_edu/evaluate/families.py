@@ -8,8 +8,9 @@ __all__ = ['SIZE', 'SEEDS', 'MODELS', 'told', 'driven', 'judged', 'apart', 'fram
 
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-003
 import json
+import os
 import tempfile
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 import torch
 from .speed import measure
@@ -86,10 +87,21 @@ def _():
     return {"value": sum(map(steers, TINY)), "n": len(TINY)}
 
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-030
+@contextmanager
+def _hushed():
+    "The profiler's C++ writes notes to the terminal: not now."
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2), os.close(kept), os.close(nowhere)
+
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-031
 def measured(function) -> tuple:
     "What `function()` returns, and the most bytes that the CPU's allocator had given out while it ran."
     from torch.profiler import ProfilerActivity, profile
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with _hushed(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         found = function()
     with tempfile.TemporaryDirectory() as folder:
         record.export_chrome_trace(f"{folder}/trace.json")
@@ -100,12 +112,12 @@ def measured(function) -> tuple:
         peak = max(peak, now)
     return found, peak
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-033
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-034
 MODELS = tuple(dict(zip(("num_attention_heads", "num_layers", "ffn_dim", "base_dim", "height", "width", "num_frames"), row)) for row in (
     (2, 2, 64, 3, 64, 64, 17), (4, 2, 256, 4, 64, 96, 17), (8, 1, 512, 4, 128, 128, 9), (4, 4, 128, 6, 96, 64, 13),
     (8, 2, 384, 8, 64, 64, 33), (6, 1, 1024, 4, 128, 96, 5), (12, 2, 512, 6, 96, 96, 9), (4, 1, 512, 16, 64, 128, 5)))
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-034
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-035
 def memory_errors(model: dict) -> dict:
     "Told against measured for one of `MODELS`: relative errors of `denoise`, `decode` and `peak`."
     row = dict(model)
@@ -119,7 +131,7 @@ def memory_errors(model: dict) -> dict:
     found = {"denoise": denoise, "decode": decoding, "peak": weights + max(denoise, decoding)}
     return {name: (guess[name], value, abs(guess[name] / value - 1)) for name, value in found.items()}
 
-# %% ../../nbs/19i_evaluate.families.ipynb #cell-035
+# %% ../../nbs/19i_evaluate.families.ipynb #cell-036
 @measure("memory_estimate", "%", of="parity")
 def _():
     threads = torch.get_num_threads()

@@ -668,18 +668,19 @@ def _cast(net, dtype):
     return net.eval()
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-097
-def _on_paper(part, dtype):
-    "A network of the same config on the `meta` device. `part`: a network, or its config with `_class_name`."
+def _on_paper(part, dtype, *, most_layers=10_000):
+    "A network of the same config on the `meta` device, each of its lists of layers cut to `most_layers`. `part`: a network, or its config with `_class_name`."
     import diffusers
     import transformers
-    if isinstance(part, Mapping):
-        config, name = dict(part), part["_class_name"]
-    else:
-        config, name = part.config if isinstance(part.config, dict) else part.config.to_dict(), type(part).__name__
+    config = part if isinstance(part, Mapping) else part.config if isinstance(part.config, Mapping) else part.config.to_dict()
+    name = config["_class_name"] if isinstance(part, Mapping) else type(part).__name__
+    config = {k: v for k, v in config.items() if k != "_class_name"}
     with torch.device("meta"):
-        if hasattr(diffusers, name):
-            return _cast(getattr(diffusers, name).from_config({k: v for k, v in config.items() if k != "_class_name"}), dtype)
-        return _cast(getattr(transformers, name)(transformers.AutoConfig.for_model(**{k: v for k, v in config.items() if k != "_class_name"})), dtype)
+        made = getattr(diffusers, name).from_config(config) if hasattr(diffusers, name) else getattr(transformers, name)(transformers.AutoConfig.for_model(**config))
+    for layers in made.children():
+        if isinstance(layers, torch.nn.ModuleList):
+            del layers[most_layers:]
+    return _cast(made, dtype)
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-098
 def _listed(what):
@@ -701,7 +702,8 @@ def _bytes(net):
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-101
 def _rehearsed(function, nets, cpu):
     "The most bytes alive while `function()` runs on paper, without the networks' own."
-    with torch.no_grad(), _Live([t for net in nets for t in (*net.parameters(), *net.buffers())], cpu) as live, _FusedAttention():
+    known = [t for net in nets if isinstance(net, torch.nn.Module) for t in (*net.parameters(), *net.buffers())]
+    with torch.no_grad(), _Live(known, cpu) as live, _FusedAttention():
         function()
     return live.peak
 
@@ -714,19 +716,18 @@ def _pretended(run, clips):
     return {p + n: torch.zeros(clips, *widths[n], device="meta") for p in asked for n in ("prompt_embeds", *run.family.needs)}
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-103
-def _peak(told, nets, offload):
-    "What must be on the device at once: everything, one network at a time, or one layer at a time."
-    layer = lambda name: max(sum(p.nbytes for p in m.parameters(recurse=False)) for m in nets[name].modules())
-    alone = {name: layer(name) if offload == "sequential" else told[name] for name in nets}
-    if offload is None:
-        return sum(alone.values()) + max(told["denoise"], told["decode"])
-    work = lambda stage, start: told[stage] + max(size for name, size in alone.items() if name.startswith(start))
-    return max(*alone.values(), work("denoise", "transformer"), work("decode", "vae"))
+def _peaks(told, nets) -> dict:
+    "What must be on the device at once, by `OFFLOADS`: everything, one network at a time, or one layer at a time."
+    work = lambda alone: max(*alone.values(), *(told[stage] + max(n for name, n in alone.items() if name.startswith(start))
+                                                for stage, start in (("denoise", "transformer"), ("decode", "vae"))))
+    whole = {name: told[name] for name in nets}
+    layers = {name: max(sum(p.nbytes for p in m.parameters(recurse=False)) for m in net.modules()) for name, net in nets.items()}
+    return {None: sum(whole.values()) + max(told["denoise"], told["decode"]), "model": work(whole), "sequential": work(layers)}
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-104
 def memory_of(what, *, dtype: torch.dtype = torch.bfloat16, offload: str | None = None, tiling: bool | None = None, clips: int = 1, device=None, **size) -> dict:
-    """Bytes that a run will take, told before any weights are loaded: of each network, of the work in `denoise` and in `decode`, and the `peak`
-    on the device that computes.
+    """Bytes that a run will take, told before any weights are loaded: of each network, of the work in `denoise` and in `decode`, the `peak` on
+    the device that computes, and the `peaks` with each way of offloading.
 
     `what`: a pipeline, a folder in diffusers' layout (only its configs are read), or a dict of configs with `_class_name`, or of networks.
     `size`: height, width, num_frames and other fields of `Ask`. `dtype`: of networks that are not there yet. `offload`: None, "model" or
@@ -738,7 +739,7 @@ def memory_of(what, *, dtype: torch.dtype = torch.bfloat16, offload: str | None 
     listed = {n: p for n, p in _listed(what).items() if isinstance(p, (Mapping, torch.nn.Module))}
     real = {n: p for n, p in listed.items() if isinstance(p, torch.nn.Module)}
     nets = {n: _on_paper(p, p.dtype if n in real else dtype) for n, p in listed.items()}
-    parts = {n: net for n, net in nets.items() if n.startswith(("transformer", "vae"))}
+    parts = {n: _on_paper(p, p.dtype if n in real else dtype, most_layers=2) for n, p in listed.items() if n.startswith(("transformer", "vae"))}
     if "vae" not in parts:
         _refuse("what", ", ".join(parts), "components with a vae")
     parts["vae"].use_tiling = getattr(real.get("vae"), "use_tiling", False) if tiling is None else tiling
@@ -747,9 +748,10 @@ def memory_of(what, *, dtype: torch.dtype = torch.bfloat16, offload: str | None 
     size, cpu = size | {"num_inference_steps": 2}, torch.device(device or next((p.device for p in real.values()), "cuda")).type == "cpu"
     run, paper = Run(parts, **size), lambda: torch.zeros(clips, *Run(parts, **size).shape, device="meta")
     told = {n: _bytes(real.get(n, net)) for n, net in nets.items()}
-    told["denoise"] = _rehearsed(lambda: follow(drive(parts, noise=paper(), **size, **_pretended(run, clips))), nets.values(), cpu)
-    told["decode"] = _rehearsed(lambda: decode(parts, paper()), nets.values(), cpu)
-    return told | {"peak": _peak(told, nets, offload)}
+    told["denoise"] = _rehearsed(lambda: follow(drive(parts, noise=paper(), **size, **_pretended(run, clips))), parts.values(), cpu)
+    told["decode"] = _rehearsed(lambda: decode(parts, paper()), parts.values(), cpu)
+    peaks = _peaks(told, nets)
+    return told | {"peak": peaks[offload], "peaks": peaks}
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-109
 def load(folder, *, dtype=torch.bfloat16, offload: str | None = None, tiling: bool = False, **options):
