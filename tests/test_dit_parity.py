@@ -2,6 +2,7 @@
 import dataclasses
 import pytest
 import torch
+from sora_edu.evaluate.parity import shaken
 from sora_edu.model.dit import DiT, DiTConfig, apply_rope, attend, rope_table
 from sora_edu.model.patches import grid_size, patchify, positions, unpatchify
 
@@ -9,15 +10,6 @@ TINY = DiTConfig(in_channels=4, out_channels=4, num_attention_heads=2, attention
 TALL = dataclasses.replace(TINY, patch_size=(2, 2, 1), out_channels=6)
 MINI = DiTConfig()
 CASES = {"tiny": (TINY, (3, 4, 6), 5), "other patches": (TALL, (4, 4, 3), 5), "mini": (MINI, (5, 8, 8), 24), "mini image": (MINI, (1, 8, 8), 24)}
-
-
-@torch.no_grad()
-def shaken(net, seed=0):
-    "No parameter at zero or one, where mistakes would hide."
-    g = torch.Generator().manual_seed(seed)
-    for p in net.parameters():
-        p.add_(0.05 * torch.randn(p.shape, generator=g))
-    return net.eval().requires_grad_(False)
 
 
 def stock_of(cfg):

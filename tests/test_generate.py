@@ -326,15 +326,15 @@ def test_matrices_are_small_and_files_are_plain(folder):
 
 def test_big_networks_are_cut_into_shards(tmp_path):
     tensors = {f"t{i}": torch.zeros(1000) for i in range(5)}
-    shards = G._shards(tensors, "dit", limit=8000)
+    shards = G.shards(tensors, "dit", limit=8000)
     assert list(shards) == ["dit-00001-of-00003.safetensors", "dit-00002-of-00003.safetensors", "dit-00003-of-00003.safetensors"]
     assert [k for part in shards.values() for k in part] == list(tensors)
 
 
 def test_shards_load_and_replace_the_single_file(tmp_path, monkeypatch, models):
     folder = tiny_folder(tmp_path / "w")
-    real = G._shards
-    monkeypatch.setattr(G, "_shards", lambda t, stem: real(t, stem, limit=100_000))
+    real = G.shards
+    monkeypatch.setattr(G, "shards", lambda t, stem: real(t, stem, limit=100_000))
     G.save_models(folder, models)
     assert not (folder / "dit.safetensors").exists() and len(list(folder.glob("dit-*"))) > 1
     state = G.load_models(folder).dit.state_dict()

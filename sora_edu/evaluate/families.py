@@ -88,20 +88,20 @@ def _():
 
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-030
 @contextmanager
-def _hushed():
-    "The profiler's C++ writes notes to the terminal: not now."
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def _alone():
+    "One thread, since some operations take room for each; and quiet, since the profiler's C++ writes notes to the terminal."
+    threads, kept, nowhere = torch.get_num_threads(), os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2), torch.set_num_threads(1)
     try:
         yield
     finally:
-        os.dup2(kept, 2), os.close(kept), os.close(nowhere)
+        torch.set_num_threads(threads), os.dup2(kept, 2), os.close(kept), os.close(nowhere)
 
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-031
 def measured(function) -> tuple:
-    "What `function()` returns, and the most bytes that the CPU's allocator had given out while it ran."
+    "What `function()` returns, and the most bytes that the CPU's allocator had given out while it ran, on one thread."
     from torch.profiler import ProfilerActivity, profile
-    with _hushed(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with _alone(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         found = function()
     with tempfile.TemporaryDirectory() as folder:
         record.export_chrome_trace(f"{folder}/trace.json")
@@ -134,10 +134,5 @@ def memory_errors(model: dict) -> dict:
 # %% ../../nbs/19i_evaluate.families.ipynb #cell-036
 @measure("memory_estimate", "%", of="parity")
 def _():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)                                     # attention on a CPU takes some room for every thread
-    try:
-        worst = max(error for row in MODELS for _, _, error in memory_errors(row).values())
-    finally:
-        torch.set_num_threads(threads)
+    worst = max(error for row in MODELS for _, _, error in memory_errors(row).values())
     return {"value": round(100 * worst, 2), "n": len(MODELS)}

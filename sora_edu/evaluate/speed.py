@@ -227,20 +227,10 @@ def _():
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-047
 @measure("dit_parity", "")
-@torch.no_grad()
 def _():
-    from diffusers import WanTransformer3DModel
+    from sora_edu.evaluate.parity import dit_difference
     from sora_edu.pipeline.generate import load_models
-    ours = load_models("mini", device="cpu", dtype=torch.float32).dit
-    c = ours.config
-    stock = WanTransformer3DModel(patch_size=c.patch_size, num_attention_heads=c.num_attention_heads, attention_head_dim=c.attention_head_dim,
-                                  in_channels=c.in_channels, out_channels=c.out_channels, text_dim=c.text_dim, freq_dim=c.freq_dim, ffn_dim=c.ffn_dim,
-                                  num_layers=c.num_layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=1024).eval()
-    stock.load_state_dict(ours.state_dict(), strict=True)
-    g = torch.Generator().manual_seed(0)
-    x, text = torch.randn(2, 16, 5, 8, 8, generator=g), torch.randn(2, 24, c.text_dim, generator=g)
-    times = (torch.tensor([30.0, 800.0]), 1000 * torch.rand(2, 80, generator=g))
-    return {"value": max((ours(x, t, text) - stock(x, t, text, return_dict=False)[0]).abs().max().item() for t in times), "n": 2}
+    return {"value": dit_difference(load_models("mini", device="cpu", dtype=torch.float32).dit, (5, 8, 8), 24), "n": 2}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-049
 def _playback(batch):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEM', 'PICKLES', 'WAN_1_3B', 'WAN_14B', 'WAN', 'ANY', 'KINDS', 'read_tensors', 'misfits', 'load_strict',
-           'read_config', 'from_pretrained', 'config_of', 'save_pretrained', 'tokens', 'latent_shape', 'parameters',
-           'forward_flops']
+           'read_config', 'cast_matrices', 'from_pretrained', 'shards', 'config_of', 'save_pretrained', 'tokens',
+           'latent_shape', 'parameters', 'forward_flops']
 
 # %% ../../nbs/09b_model.wan.ipynb #cell-003
 import difflib
@@ -131,6 +131,13 @@ def read_config(folder) -> tuple:
         raise ValueError(f"config.json: got a value of a wrong kind ({error})") from None
 
 # %% ../../nbs/09b_model.wan.ipynb #cell-022
+def cast_matrices(net: nn.Module, dtype: torch.dtype):
+    "Keep the matrices of a transformer's blocks in `dtype`; vectors, tables and the noise level's embedding stay as they are."
+    for module in getattr(net, "blocks", nn.Module()).modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.to(dtype)
+
+
 def from_pretrained(folder, *, dtype: torch.dtype = torch.float32, device="cpu") -> nn.Module:
     """The `DiT` or `WanVAE` of a diffusers folder (config.json and safetensors), without gradients. `dtype` bfloat16 or float16 holds for
     the matrices of the transformer's blocks, the rest is float32: call it under autocast."""
@@ -140,29 +147,27 @@ def from_pretrained(folder, *, dtype: torch.dtype = torch.float32, device="cpu")
     with torch.device("meta"):
         net = KINDS[kind][0](config)
     load_strict(net, read_tensors(folder, device)).float()
-    for module in getattr(net, "blocks", nn.Module()).modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.to(dtype)
+    cast_matrices(net, dtype)
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/09b_model.wan.ipynb #cell-024
-def _shards(state: dict, most: int) -> dict:
-    "File name -> tensors, at most so many bytes a file, and the index if there are several."
+def shards(tensors: dict, stem: str = STEM, limit: int = 15 * 2**20) -> dict:
+    "File name -> named tensors, at most `limit` bytes a file: one `stem`.safetensors, or numbered ones."
     parts, size = [{}], 0
-    for name, tensor in state.items():
-        if parts[-1] and size + tensor.nbytes > most:
+    for name, tensor in tensors.items():
+        if parts[-1] and size + tensor.nbytes > limit:
             parts, size = parts + [{}], 0
         parts[-1][name], size = tensor, size + tensor.nbytes
     if len(parts) == 1:
-        return {f"{STEM}.safetensors": parts[0]}
-    return {f"{STEM}-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
+        return {f"{stem}.safetensors": parts[0]}
+    return {f"{stem}-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
 
 
 def _bytes_of(net, dtype, most) -> dict:
     "The folder's files as bytes by name, config.json last."
     import safetensors.torch
     state = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in net.state_dict().items()}
-    parts = _shards(state, most)
+    parts = shards(state, limit=most)
     files = {name: safetensors.torch.save(part, metadata={"format": "pt"}) for name, part in parts.items()}
     if len(parts) > 1:
         index = {"metadata": {"total_size": sum(v.nbytes for v in state.values())}, "weight_map": {k: name for name, part in parts.items() for k in part}}

@@ -28,6 +28,7 @@ from ..diffusion.solvers import SOLVERS
 from ..model.dit import DiT, DiTConfig
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
+from ..model.wan import cast_matrices, shards
 from ..video import filmstrip, to_uint8, video_hash, write_png, write_video
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-005
@@ -246,13 +247,6 @@ def default_dtype(device: torch.device) -> torch.dtype:
     capable = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.bfloat16 if capable and any(getattr(torch.cpu, f, bool)() for f in fast) else torch.float32
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-031
-def _cast_matrices(dit, dtype):
-    "Keep the blocks' matrices in `dtype`; vectors, tables and the noise level's embedding stay in float32."
-    for module in dit.blocks.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data = module.weight.data.to(dtype)
-
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-032
 def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torch.dtype | None = None) -> Models:
     "Read and verify a weights folder. Every file's SHA-256 is checked; nothing is unpickled, nothing is downloaded."
@@ -264,7 +258,7 @@ def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torc
         nets = {"vae": VAE(config.vae), "text_encoder": TextEncoder(config.text_encoder), "dit": DiT(config.dit)}
     for stem, net in nets.items():
         _fill(net, _read_tensors(folder, files, stem), folder / f"{stem}.safetensors").to(device)
-    _cast_matrices(nets["dit"], dtype or default_dtype(device))
+    cast_matrices(nets["dit"], dtype or default_dtype(device))
     tokenizer = _parse_tokenizer(_listed(folder, files, "tokenizer.json"), folder)
     words = _parse_words(_listed(folder, files, "words.json"), folder)
     return Models(**nets, tokenizer=tokenizer, config=config, words=words, weights_hash=manifest["weights_hash"])
@@ -293,18 +287,6 @@ def _parse_tokenizer(data, folder):
     except Exception as error:                               # tokenizers raises bare Exception
         raise ValueError(f"weights: {folder / 'tokenizer.json'} is no tokenizer ({_short(str(error))})") from None
 
-# %% ../../nbs/16_pipeline.generate.ipynb #cell-038
-def _shards(tensors, stem, limit=15 * 2**20):
-    "Split named tensors into files of at most `limit` bytes: one `stem`.safetensors, or numbered shards."
-    parts, size = [{}], 0
-    for name, tensor in tensors.items():
-        if parts[-1] and size + tensor.nbytes > limit:
-            parts, size = parts + [{}], 0
-        parts[-1][name], size = tensor, size + tensor.nbytes
-    if len(parts) == 1:
-        return {f"{stem}.safetensors": parts[0]}
-    return {f"{stem}-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
-
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-039
 def _pack(models, dtype):
     "The files of a weights folder, as bytes by name. Matrices are kept in `dtype`, vectors in float32."
@@ -314,7 +296,7 @@ def _pack(models, dtype):
     for stem in ("vae", "text_encoder", "dit"):
         state = getattr(models, stem).state_dict()
         state = {k: v.detach().to("cpu", dtype if v.ndim > 1 else torch.float32).contiguous() for k, v in state.items()}
-        files |= {name: safetensors.torch.save(part) for name, part in _shards(state, stem).items()}
+        files |= {name: safetensors.torch.save(part) for name, part in shards(state, stem).items()}
     return files
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-040

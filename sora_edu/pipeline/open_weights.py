@@ -11,6 +11,7 @@ __all__ = ['FAMILIES', 'TINY', 'SCALES', 'EMBEDS', 'TOLD', 'STEERS', 'OFFLOADS',
 import copy
 import inspect
 import json
+import math
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from ..diffusion.flow import add_noise, expand_sigma, per_token
+from ..diffusion.schedules import PREDICTIONS, clean_and_noise, flow_of, resolution_shift, vp_of
 from ..diffusion.samplers import Step, make_noise, sample
 from .generate import MAX_SEED, MAX_STEPS, _real, _refuse, _whole
 
@@ -55,10 +57,10 @@ def _ltx_inputs(run, told, scale):
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-010
 def _ltx_schedule(scheduler, steps, tokens):
-    "The shift's exponent mu lies on a line through two points, tokens and shift of each in the scheduler's config."
-    get = scheduler.config.get
-    low, high, base, top = get("base_image_seq_len", 256), get("max_image_seq_len", 4096), get("base_shift", 0.5), get("max_shift", 1.15)
-    return {"sigmas": np.linspace(1, 1 / steps, steps), "mu": base + (top - base) * (tokens - low) / (high - low)}
+    "Chapter 11b's shift by the number of tokens, between the two points in the scheduler's config."
+    ends = dict(base_tokens="base_image_seq_len", max_tokens="max_image_seq_len", base_shift="base_shift", max_shift="max_shift")
+    shift = resolution_shift(tokens, **{ours: scheduler.config[name] for ours, name in ends.items() if name in scheduler.config})
+    return {"sigmas": np.linspace(1, 1 / steps, steps), "mu": math.log(shift)}
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-012
 def _cogvideox_inputs(run, told, scale):
@@ -209,11 +211,6 @@ class FlowPath:
         "Our velocity at x and sigma, by asking `model(x, timestep) -> prediction`."
         return model(x, self.train_steps * sigma)
 
-# %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-040
-_CLEAN = {"v_prediction": lambda z, m, a, s: (a * z - s * m, a * m + s * z),       # what the model says -> clean latents, noise
-          "epsilon": lambda z, m, a, s: ((z - s * m) / a, m),
-          "sample": lambda z, m, a, s: (m, (z - a * m) / s)}
-
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-041
 def _level(sigma):
     "The highest noise level of a batch; on paper, any."
@@ -224,22 +221,18 @@ class VPPath:
     "Variance preserving: z = a x0 + s noise, a² + s² = 1. Divided by a + s it is our path at sigma = s / (a + s), and DDIM's step is Euler's."
     def __init__(self, scheduler, steps: int):
         c, abar, times = scheduler.config, scheduler.alphas_cumprod.double(), scheduler.timesteps.long()
-        level = lambda abar: (1 - abar).sqrt() / (abar.sqrt() + (1 - abar).sqrt())
+        if c.prediction_type not in PREDICTIONS:
+            _refuse("prediction_type", c.prediction_type, ", ".join(PREDICTIONS))
+        level = lambda abar: flow_of(abar.sqrt(), (1 - abar).sqrt())
         before = times - c.num_train_timesteps // steps
         landed = torch.where(before >= 0, abar[before.clamp(min=0)], torch.as_tensor(scheduler.final_alpha_cumprod).double())
-        self.table, self.clean = level(abar).numpy(), _CLEAN[c.prediction_type]                     # sigma of each training step
+        self.table, self.kind = level(abar).numpy(), c.prediction_type                              # sigma of each training step
         self.sigmas = torch.cat([level(abar[times]), torch.zeros(1)])
         self.rows = list(zip(times.tolist(), landed.tolist(), [*abar[times].tolist()[1:], 1.0]))    # asked at; lands at; is taken for
 
-    @staticmethod
-    def parts(sigma: float) -> tuple:
-        "a and s at our sigma."
-        norm = (sigma**2 + (1 - sigma) ** 2) ** 0.5
-        return (1 - sigma) / norm, sigma / norm
-
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         "Where to begin, given unit noise."
-        return noise / sum(self.parts(sigma))
+        return noise / sum(vp_of(sigma))
 
     def velocity(self, model: Callable, x: Tensor, sigma: Tensor) -> Tensor:
         "Our velocity at x and sigma, by asking `model(z, timestep) -> prediction`. Between the scheduler's levels, timesteps are interpolated."
@@ -248,9 +241,9 @@ class VPPath:
         planned = abs(self.sigmas[row].item() - level) < 1e-6
         level = self.sigmas[row].item() if planned else level
         t = self.rows[row][0] if planned else float(np.interp(level, self.table, np.arange(len(self.table))))
-        a, s = self.parts(level)
+        a, s = vp_of(level)
         z = x * (a + s)
-        x0, noise = self.clean(z, model(z, torch.full_like(sigma, t)), a, s)
+        x0, noise = clean_and_noise(model(z, torch.full_like(sigma, t)), z, a, s, self.kind)
         return noise - x0 + (self._slip(x0, noise, row, level) if planned else 0)
 
     def _slip(self, x0, noise, row, level):
@@ -259,7 +252,7 @@ class VPPath:
         if abs(landed - taken) < 1e-12:
             return 0
         then = self.sigmas[row + 1].item()
-        size = sum(self.parts(then))
+        size = sum(vp_of(then))
         return ((landed**0.5 / size - 1 + then) * x0 + ((1 - landed) ** 0.5 / size - then) * noise) / (then - level)
 
 # %% ../../nbs/17b_pipeline.open_weights.ipynb #cell-044
