@@ -177,3 +177,13 @@ def test_of_several_beats_the_first_tells_the_size():
     assert (size(("stays still", "grows", "spins")), size(("stays still",))) == ("small", "big")
     late = with_other(view, 0.9, kind=0, radius=0.2)
     assert eye.size_of(late.tracks, view.camera, 8, ("stays still", "grows", "spins")) == "medium"          # the mean of 0.11 and 0.2
+
+
+@pytest.mark.parametrize("colour, beside, changed", [(5, 0.9, True), (5, 0.55, True), (0, 0.55, False), (3, 0.55, False), (3, 0.9, True)])
+def test_a_colour_that_is_nobody_s_counts_in_a_crowd(colour, beside, changed):
+    "The second actor is of colour 3: seen in the crowd, that may be its own colour shining through; anything else is not."
+    from sora_edu.world.stage import COLOURS
+    sharp = lambda i: torch.full((len(COLOURS),), -5.0).index_fill(0, torch.tensor(i), -0.05)
+    view = with_other(seen([0.5] * 24), beside, kind=3, colour=sharp(3))
+    view.tracks[0].update({f: replace(s, colour=sharp(colour)) for f, s in view.tracks[0].items() if f >= 14})
+    assert (eye._disagree(view, view.tracks[0], "colour") > eye.LIMITS["colour"][0]) == changed
