@@ -20,7 +20,7 @@ from .stage import ACTORS, COLOURS, SETTINGS, STYLES, TIMES, WEATHERS
 # %% ../../nbs/05i_world.sight.ipynb #cell-010
 SIDE, CELLS = 128, 32               # pixels of a frame's shorter side, and cells: each looks after 4 x 4 pixels
 PLACE = {"setting": SETTINGS, "time": TIMES, "weather": WEATHERS, "style": STYLES}
-SPOTS = {"there": 1, "offset": 2, "radius": 1, "turn": 2, "seen": 1, "whole": 1, "torn": 1, "kind": len(ACTORS), "colour": len(COLOURS)}
+SPOTS = {"there": 2, "offset": 2, "radius": 1, "turn": 2, "seen": 1, "whole": 1, "torn": 1, "kind": len(ACTORS), "colour": len(COLOURS)}
 
 # %% ../../nbs/05i_world.sight.ipynb #cell-016
 @dataclass(frozen=True)
@@ -139,7 +139,10 @@ def load_sight(path=None) -> Sight:
     with safe_open(path, "pt") as file:
         config = json.loads((file.metadata() or {}).get("config", "{}"))
     net = Sight(SightConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
-    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    if len(state.get("spots.bias", ())) == sum(SPOTS.values()) - 1:          # weights from before there were two maps of what is there
+        state |= {k: torch.cat([state[k][:1], state[k]]) for k in ("spots.weight", "spots.bias")}
+    net.load_state_dict(state)
     return net.eval().to(memory_format=torch.channels_last)
 
 # %% ../../nbs/05i_world.sight.ipynb #cell-055

@@ -34,16 +34,16 @@ SURE = 0.3                  # from here on something is there
 
 
 def spots(said: dict, frame: int) -> list:
-    "The actors in one frame: peaks of `there`, with what their cell says of them, the surest first."
-    heat = said["there"][frame, 0].sigmoid()
-    peak = (heat == F.max_pool2d(heat[None, None], 3, 1, 1)[0, 0]) & (heat > SURE)
-    h, w = heat.shape
+    "The actors in one frame: peaks of both maps of `there`, with what their cell says of them, the surest first."
+    heat = said["there"][frame].sigmoid()                               # [2, h, w]: in plain view, behind something
+    peak = (heat == F.max_pool2d(heat[None], 3, 1, 1)[0]) & (heat > SURE)
+    h, w = heat.shape[1:]
     side, found = min(h, w), []
-    for row, column in peak.nonzero().tolist():
+    for layer, row, column in peak.nonzero().tolist():
         at = {name: v[frame, :, row, column] for name, v in said.items() if v.ndim == 4}
         x = (column + 0.5 + float(at["offset"][0]) - w / 2) / side + 0.5
         y = (row + 0.5 + float(at["offset"][1]) - h / 2) / side + 0.5
-        found.append(Spot(x, y, math.exp(float(at["radius"])) / 8, math.atan2(float(at["turn"][1]), float(at["turn"][0])), float(heat[row, column]),
+        found.append(Spot(x, y, math.exp(float(at["radius"])) / 8, math.atan2(float(at["turn"][1]), float(at["turn"][0])), float(heat[layer, row, column]),
                           float(at["seen"].sigmoid()), float(at["whole"].sigmoid()), at["kind"].log_softmax(0), at["colour"].log_softmax(0)))
     return one_each(sorted(found, key=lambda s: -s.sure))
 
