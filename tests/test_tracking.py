@@ -14,13 +14,13 @@ def spot(x, y, kind=0, colour=0, radius=0.1, sure=0.9):
     return Spot(x, y, radius, 0.0, sure, 1.0, 1.0, logs(len(ACTORS), kind), logs(len(COLOURS), colour))
 
 
-def maps(*actors, frames=1):
-    "What the network would say of actors (x, y, radius, kind, colour) that it sees well."
+def maps(*actors, frames=1, covered=0):
+    "What the network would say of actors (x, y, radius, kind, colour) that it sees well; something stands before the last `covered` ones."
     said = {name: torch.zeros(frames, n, CELLS, CELLS) for name, n in SPOTS.items()}
     said["there"] -= 6
-    for x, y, r, kind, colour in actors:
+    for i, (x, y, r, kind, colour) in enumerate(actors):
         row, column = int(y * CELLS), int(x * CELLS)
-        said["there"][:, 0, row, column] = 3
+        said["there"][:, int(i >= len(actors) - covered), row, column] = 3
         said["offset"][:, 0, row, column], said["offset"][:, 1, row, column] = x * CELLS - column - 0.5, y * CELLS - row - 0.5
         said["radius"][:, 0, row, column] = math.log(8 * r)
         said["turn"][:, 0, row, column] = 1
@@ -40,10 +40,20 @@ def test_two_peaks_on_one_actor_are_one():
     assert len(spots(maps((0.5, 0.5, 0.15, 3, 3), (0.57, 0.5, 0.15, 4, 3)), 0)) == 2
 
 
+def test_a_small_actor_right_before_a_big_one_is_not_lost():
+    two = (0.5, 0.5, 0.1, 3, 3), (0.54, 0.5, 0.2, 4, 4)                                # centres in neighbouring cells
+    said = maps(*two, covered=1)
+    said["there"][:, 0, int(0.5 * CELLS), int(0.5 * CELLS)] = 2                        # less sure than the other
+    assert len(spots(said, 0)) == 2
+    said["there"] = said["there"].amax(1, keepdim=True).expand(-1, 2, -1, -1)          # as if both were on one map
+    assert len(spots(said, 0)) == 1
+
+
 def test_a_petal_is_a_part_and_a_ball_before_a_flower_is_not():
     flower = Track({f: spot(0.5, 0.5, radius=0.2) for f in range(20)})
-    petal = lambda x, sure, n: Track({f: spot(x, 0.5, kind=3, radius=0.08, sure=sure) for f in range(n)})
+    petal = lambda x, sure, n, colour=0: Track({f: spot(x, 0.5, kind=3, colour=colour, radius=0.08, sure=sure) for f in range(n)})
     assert is_part(petal(0.6, 0.4, 15), flower) and not is_part(flower, petal(0.6, 0.4, 15))
+    assert not is_part(petal(0.6, 0.4, 15, colour=2), flower) and is_part(petal(0.6, 0.4, 2, colour=2), flower)     # another's colour, not just once
     assert not is_part(petal(0.6, 0.8, 15), flower)                                     # the eye is sure of it
     assert not is_part(petal(0.75, 0.4, 15), flower)                                    # beyond its edge
     assert not is_part(petal(0.6, 0.4, 33), Track({f: spot(0.5, 0.5, radius=0.2) for f in range(12)}))      # mostly alone

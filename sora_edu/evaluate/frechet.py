@@ -88,7 +88,7 @@ def eye_features(video: Tensor, net) -> Tensor:
     colour are seen. `net`: a `Sight` in eval mode, as `load_sight` gives it."""
     with torch.no_grad():
         said = net(rearrange(video, "b c t h w -> (b t) c h w").to(next(net.parameters()).device))
-    heat = said["there"].sigmoid()
+    heat = said["there"].sigmoid().sum(1, keepdim=True)
     place = [said[name].softmax(1) for name in PLACE]
     seen = [(heat * said[name].softmax(1)).sum((2, 3)) for name in ("kind", "colour")]
     return rearrange(torch.cat(place + seen, 1).float().cpu(), "(b t) d -> b t d", b=len(video)).mean(1)

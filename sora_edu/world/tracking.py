@@ -131,9 +131,11 @@ def join(tracks: list) -> list:
 
 # %% ../../nbs/05j_world.tracking.ipynb #cell-049b
 def is_part(track: Track, of: Track) -> bool:
-    "Is this no actor, but a part of another: doubtful, less seen, and inside its edge?"
+    "Is this no actor, but a part of another: of its colour or seldom seen, doubtful, less seen, and inside its edge?"
     sure, both = (lambda one: sum(s.sure for s in one.values())), track.keys() & of.keys()
     if sure(track) > 0.5 * len(track) or sure(track) > 0.6 * sure(of) or len(both) < 0.6 * len(track):
+        return False
+    if track.colour != of.colour and len(track) > 3:
         return False
     return bool(np.median([math.hypot(track[f].x - of[f].x, track[f].y - of[f].y) / of[f].radius for f in both]) < 1)
 

@@ -88,7 +88,7 @@ def _swings(c, length, path):
     for p in _periods(1.6, length, True):
         for s in (1, -1):
             tilt = 0.6 * s * torch.sin(2 * math.pi * c / p)
-            ways.append(Way({"h": {"x": tilt.sin(), "y": tilt.cos() - 1}}, {"h": (0.03, 0.4)}, {"angle": -tilt}))
+            ways.append(Way({"h": {"x": tilt.sin(), "y": tilt.cos() - 1}}, {"h": (0.015, 0.4)}, {"angle": -tilt}))
     return ways
 
 # %% ../../nbs/05k_world.verbs.ipynb #cell-033
