@@ -28,7 +28,7 @@ from ..world.dataset import World
 from ..world.stage import COLOUR_RGB, COLOURS
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-010
-FRESH = 90_003                      # a stream of shots that nothing was trained or tuned on
+FRESH = 90_004                      # a stream of shots that nothing was trained or tuned on
 SIZE = dict(num_frames=33, height=128, width=128)
 
 # %% ../../nbs/19c_evaluate.trial.ipynb #cell-012
