@@ -309,7 +309,7 @@ def faults(view: View, story: Story) -> dict:
 # %% ../../nbs/05l_world.eye.ipynb #cell-057
 LIMITS = {   # measure -> how much of it a readable clip may have, and what is said of one with more
     "empty": (0, "there is no actor"), "crowd": (0, "there are more actors than belong together"),
-    "missing": (9, "an actor is missing in some frames"), "stray": (7.0, "something appears and is gone again"),
+    "missing": (7, "an actor is missing in some frames"), "stray": (7.0, "something appears and is gone again"),
     "kind": (0.31, "an actor changes its shape"), "colour": (0.2, "an actor changes its colour"),
     "broken": (0.32, "an actor is not whole"), "torn": (5.0, "there are patches that belong elsewhere"),
     "change": (2.6, "the place changes"), "lawless": (16.0, "no action explains how the actors move"),
