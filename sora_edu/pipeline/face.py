@@ -182,16 +182,17 @@ def _told(scheduler, t):
 
 
 def _trial(scheduler, data=3.0):
-    "Where a scheduler ends up in four steps of the exact velocity of data that is one number; NaN if it went far astray, or could not be asked."
-    x, farthest = torch.full((1, 1, 1, 1, 1), -0.5), 0.0
+    "Where a scheduler ends up in four steps of the exact velocity of data that is one number, NaN if it could not be asked; and in words."
+    x = torch.full((1, 1, 1, 1, 1), -0.5)
     try:
         with torch.random.fork_rng(devices=[]):
             for t in _schedule(scheduler, 4, "cpu"):
                 x = scheduler.step((x - data) / _told(scheduler, t), t, x, return_dict=False)[0]
-                farthest = max(farthest, abs(x.item()))
     except Exception as error:                               # whatever a stranger's class may raise
         return math.nan, f"{type(error).__name__}: {str(error)[:80]}"
-    return x.item() if farthest < 10 else math.nan, f"tried on data that is {data:g}, it ended at {x.item():.3g}, and was up to {farthest:.3g}"
+    levels = _told(scheduler, scheduler.timesteps)
+    off = (levels - getattr(scheduler, "sigmas", levels)[: len(levels)]).abs().max().item()
+    return x.item() if off < 0.01 else math.nan, f"tried on data that is {data:g}, it ended at {x.item():.3g}, with timesteps off its noise levels by {off:.2g}"
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-027h
 def _check_scheduler(scheduler):
