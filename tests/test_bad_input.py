@@ -183,7 +183,7 @@ def rewritten(folder, change):
 
 @pytest.mark.parametrize("change, part", [
     (lambda m: m["config"]["dit"].update(num_layers=3), "blocks.2"),
-    (lambda m: m["config"]["dit"].update(num_layers=1), "unknown tensor blocks.1"),
+    (lambda m: m["config"]["dit"].update(num_layers=1), "extra 27: blocks.1"),
     (lambda m: m["config"]["dit"].update(ffn_dim=128), "shape"),
     (lambda m: m["config"]["vae"].update(width=32), "shape"),
     (lambda m: m["config"]["dit"].update(colour="red"), "colour"),

@@ -1,8 +1,14 @@
 "Figures of parity: they are registered, they see a difference, films agree, and the races run."
+import base64
 import dataclasses
+import io
+import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from sora_edu.diffusion.samplers import sigma_schedule
 from sora_edu.evaluate import parity as P
 from sora_edu.evaluate import speed
@@ -114,3 +120,31 @@ def test_training_steps_are_the_same_step():
 def test_as_many_parameters():
     count = parameters(VAE())
     assert abs(parameters(P.as_large(count)) / count - 1) < 0.1
+
+
+def test_a_page_of_frames_side_by_side(models, tmp_path):
+    "A figure for each prompt and size; pictures hold theirs, ours and their difference."
+    rows = P.side_by_side(tmp_path / "page.html", [PROMPT, "<b> & a ball"], ((2, 4, 4), (1, 4, 6)), models=models, steps=2, progress=False)
+    assert [(r["frames"], r["height"], r["width"], r["seed"]) for r in rows] == [(5, 32, 32, 0), (1, 32, 48, 1), (5, 32, 32, 2), (1, 32, 48, 3)]
+    assert all(r["largest"] <= 1 and r["differ"] < 0.1 for r in rows)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure>") == page.count("<figcaption>") == 4 and "64 times" in page and "&lt;b&gt; &amp; a ball" in page
+    assert f"{PROMPT}: 5 frames of 32 x 32, seed 0; <b>largest difference {rows[0]['largest']}; " in page
+    inside = [re.fullmatch(r"data:image/png;base64,(.+)", source)[1] for source in re.findall(r'src="([^"]+)"', page)]
+    assert len(inside) == 4 and "http" not in page
+    for row, code in zip(rows, inside):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert("RGB")), row["picture"])
+    with pytest.raises(ValueError, match="^path: got "):
+        P.side_by_side(tmp_path / "nowhere" / "page.html", [PROMPT], models=models)
+
+
+def test_a_comparison_shows_what_differs():
+    theirs = np.random.default_rng(0).integers(40, 200, (3, 16, 16, 3), dtype=np.uint8)
+    ours = theirs.copy()
+    ours[1, 2, 3, 0] += 2
+    told = P.compared(theirs, ours, amplify=100)
+    assert told["largest"] == 2 and told["differ"] == 1 / theirs.size and told["picture"].shape == (3 * 16 + 4, 3 * 16 + 4, 3)
+    above, between, below = told["picture"][:16], told["picture"][18:34], told["picture"][36:]
+    assert np.array_equal(above[:11, :16], theirs[0, :11]) and np.array_equal(between[:11, 18:34], ours[1, :11])
+    assert below[2, 18 + 3].tolist() == [200, 0, 0] and below[:, 18:34].astype(int).sum() == 200 and not below[:, :16].any()
+    assert not np.array_equal(above[12:, 8:16], theirs[0, 12:, 8:])                      # the mark

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TINY', 'CODECS', 'stock_dit', 'shaken', 'dit_difference', 'stock_vae', 'vae_difference', 'explicit', 'stock_latents',
-           'our_latents', 'beginning', 'film_difference', 'ratios', 'best_stock', 'dit_speed', 'bare_forward',
-           'floor_share', 'train_step', 'train_speed', 'as_large', 'vae_speed']
+           'our_latents', 'beginning', 'film_difference', 'compared', 'side_by_side', 'ratios', 'best_stock',
+           'dit_speed', 'bare_forward', 'floor_share', 'train_step', 'train_speed', 'as_large', 'vae_speed']
 
 # %% ../../nbs/19h_evaluate.parity.ipynb #cell-003
 import statistics
@@ -136,9 +136,9 @@ def beginning(models, prompts, seeds, shape=(5, 8, 8)):
     return noise, (embeds[:-1], embeds[-1:].expand(len(prompts), -1, -1))
 
 # %% ../../nbs/19h_evaluate.parity.ipynb #cell-029
-def film_difference(models, prompts, seeds, steps: int = 30) -> tuple:
-    "Frames by diffusers' network and scheduler, and by ours, uint8 [B, T, H, W, 3] each; same weights, noise and text, float32, our codec."
-    c, (noise, texts) = models.config, beginning(models, prompts, seeds)
+def film_difference(models, prompts, seeds, steps: int = 30, shape=(5, 8, 8)) -> tuple:
+    "Frames by diffusers' network and scheduler, and by ours, uint8 [B, T, H, W, 3] each; same weights, noise of `shape` and text, float32, our codec."
+    c, (noise, texts) = models.config, beginning(models, prompts, seeds, shape)
     how = noise, texts, sigma_schedule(steps, shift=c.shift), c.guidance_scale, c.guidance_interval
     stock = stock_dit(models.dit)
     both = stock_latents(lambda x, t, text: stock(x, t, text, return_dict=False)[0], *how), our_latents(models, *how)
@@ -154,6 +154,50 @@ def _():
         theirs, ours = film_difference(models, [case.prompt], [case.seed])
         worst = max(worst, abs(theirs.astype(int) - ours).max())
     return {"value": int(worst), "n": 8}
+
+# %% ../../nbs/19h_evaluate.parity.ipynb #cell-031b
+import base64
+import html
+from itertools import product
+import numpy as np
+from tqdm.auto import tqdm
+from .report import check_page
+from ..pipeline.generate import mark
+from ..video import encode_png, filmstrip, write_bytes
+
+# %% ../../nbs/19h_evaluate.parity.ipynb #cell-031c
+def compared(theirs, ours, *, amplify: int = 64) -> dict:
+    "Two clips uint8 [T, H, W, 3] -> the `largest` difference in grey levels, the share of numbers that `differ`, and a marked `picture`: theirs, ours, difference."
+    gap = np.abs(theirs.astype(int) - ours)
+    rows = mark(theirs), mark(ours), (amplify * gap).clip(0, 255).astype(np.uint8)
+    return {"largest": int(gap.max()), "differ": float((gap > 0).mean()), "picture": filmstrip(np.stack(rows), n=6)}
+
+# %% ../../nbs/19h_evaluate.parity.ipynb #cell-031f
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Side by side</title>
+<style>body{font:15px/1.4 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em}img{image-rendering:pixelated;max-width:100%%}</style>
+<h1>Ours and diffusers', on the same weights and noise</h1>
+<p>In each picture: frames by diffusers' network and scheduler, by ours, and their difference, %d times. Levels go from 0 to 255.</p>%s</html>"""
+
+
+def _figure(row) -> str:
+    "One comparison as HTML, its picture inside."
+    said = "{prompt}: {frames} frames of {height} x {width}, seed {seed}".format(**row)
+    told = f"largest difference {row['largest']}; {100 * row['differ']:.3f}% of the numbers differ"
+    return (f'<figure><img width="{2 * row["picture"].shape[1]}" alt="{html.escape(said)}" src="data:image/png;base64,{base64.b64encode(encode_png(row["picture"])).decode()}">'
+            f"<figcaption>{html.escape(said)}; <b>{told}</b></figcaption></figure>")
+
+# %% ../../nbs/19h_evaluate.parity.ipynb #cell-031g
+def side_by_side(path, prompts, shapes=((5, 8, 8), (3, 6, 10), (1, 12, 12)), *, models=None, steps: int = 30, amplify: int = 64, progress: bool = True) -> list:
+    """Write a page of HTML that needs nothing else: for each prompt and shape of latents [T, h, w], frames by diffusers' network and scheduler, by
+    ours, and their difference, `amplify` times. `models` in float32. Returns a row each: prompt, seed, frames, height, width, and what `compared` says."""
+    check_page(path)
+    models, rows = models or load_models("mini", device="cpu", dtype=torch.float32), []
+    for seed, (prompt, shape) in enumerate(tqdm(list(product(prompts, shapes)), desc="side by side", disable=not progress)):
+        theirs, ours = (clips[0] for clips in film_difference(models, [prompt], [seed], steps, shape))
+        size = dict(zip(("frames", "height", "width"), ours.shape))
+        rows.append({"prompt": prompt, "seed": seed, **size, **compared(theirs, ours, amplify=amplify)})
+    write_bytes(path, (_PAGE % (amplify, "".join(map(_figure, rows)))).encode())
+    return rows
 
 # %% ../../nbs/19h_evaluate.parity.ipynb #cell-033
 def ratios(theirs, ours, n: int = 5) -> dict:

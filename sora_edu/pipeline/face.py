@@ -8,30 +8,37 @@ __all__ = ['SoraVAE', 'SoraTextEncoderOutput', 'SoraTextEncoder', 'SoraTransform
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-003
 import inspect
+import math
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import torch
 from torch import Tensor
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-004
 from diffusers import ConfigMixin, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin     # the Mixins by name: loading looks for them here
+from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from diffusers.utils.torch_utils import randn_tensor
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-005
+from ..diffusion.flow import shift_sigma
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import renoise, sigma_schedule
 from ..model.dit import DiT, DiTConfig
 from ..model.text import TextConfig, TextEncoder, tokenize
 from ..model.vae import VAE, VAEConfig
-from .generate import Hooks, Models, Request, WeightsConfig, check, load_models, resolve_weights
+from ..model.wan import misfits, read_tensors
+from .generate import Hooks, Models, Request, WeightsConfig, _refuse, check, load_models, resolve_weights
 from ..video import to_uint8
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-008
@@ -56,17 +63,31 @@ class _Face(ModelMixin, ConfigMixin):
     def config(self, value):                     # the network's __init__ stores its dataclass: keep it beside
         self.__dict__["net_config"] = value
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **options):
+        "As diffusers has it, but strictly: a folder only, no pickles, and every tensor there, known, and of its shape."
+        if not options.get("variant"):
+            folder = Path(pretrained_model_name_or_path, options.get("subfolder") or "")
+            tensors = read_tensors(folder)
+            with torch.device("meta"):
+                wrong = misfits(cls.from_config(cls.load_config(folder, local_files_only=True)), tensors)
+            if wrong:
+                raise ValueError(f"state dict of {cls.__name__}: {'; '.join(wrong)}")
+        return super().from_pretrained(pretrained_model_name_or_path, **{"local_files_only": True, "use_safetensors": True} | options)
+
 # %% ../../nbs/17_pipeline.face.ipynb #cell-011
 class SoraVAE(VAE, _Face):
     "The video VAE; latents are normalised already, so there is no scaling factor to remember."
     _keep_in_fp32_modules = ["encoder", "decoder"]           # its roundings would be seen
     __init__ = _init_from(VAE, VAEConfig)
 
+    @apply_forward_hook
     def encode(self, video: Tensor, return_dict: bool = True):
         "Video [B, 3, T, H, W] in [-1, 1] -> `.latents`: the posterior's mean, normalised."
         latents = VAE.encode(self, video.to(self.dtype))
         return AutoencoderTinyOutput(latents=latents) if return_dict else (latents,)
 
+    @apply_forward_hook                                      # brings offloaded weights first; `forward` needs no such help
     def decode(self, latents: Tensor, return_dict: bool = True):
         "Latents [B, C, T', H/8, W/8] -> `.sample`, video in [-1, 1]."
         video = VAE.decode(self, latents.to(self.dtype))
@@ -120,12 +141,68 @@ def _fast_tokenizer(tokenizer):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>")
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-024
-def _schedule(scheduler, steps, device):
-    "Set the scheduler's steps: from our noise levels where it takes any (it adds its shift), else from its own."
-    takes_sigmas = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
-    how = {"sigmas": sigma_schedule(steps)[:-1].numpy()} if takes_sigmas else {"num_inference_steps": steps}
+def _own_shift(scheduler):
+    "By how much a scheduler shifts the levels that it is given; None if it wants to be told each time."
+    config = getattr(scheduler, "config", {})
+    if config.get("use_dynamic_shifting"):
+        return None
+    return getattr(scheduler, "_shift", None) or config.get("shift") or config.get("flow_shift") or 1.0
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-024a
+def _schedule(scheduler, steps, device, *, sigmas=None, shift=3.0):
+    """Set the scheduler's steps and return its timesteps: from our noise levels where it takes any (it adds its shift, or `shift`, if it has none
+    of its own), else from its own. Explicit `sigmas` [steps] come out as they are."""
+    takes, own = inspect.signature(scheduler.set_timesteps).parameters, _own_shift(scheduler)
+    levels = sigma_schedule(steps)[:-1]
+    if sigmas is not None:
+        if "sigmas" not in takes:
+            _refuse("sigmas", f"levels for a {type(scheduler).__name__}", "a scheduler whose set_timesteps takes sigmas")
+        levels, shift = shift_sigma(sigmas, 1 / (own or 1.0)), 1.0
+    how = {"sigmas": levels.numpy()} if "sigmas" in takes else {"num_inference_steps": steps}
+    if own is None:
+        how["mu"] = shift if scheduler.config.get("time_shift_type") == "linear" else math.log(shift)
     scheduler.set_timesteps(**how, device=device)
+    if sigmas is not None:
+        _as_asked(scheduler, sigmas)
+    if hasattr(scheduler, "set_begin_index"):                # else it looks the first timestep up, and may find its double
+        scheduler.set_begin_index(0)
     return scheduler.timesteps
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-024b
+def _as_asked(scheduler, sigmas):
+    "Refuse a scheduler that made other levels of `sigmas` [steps] than these and a last 0."
+    made = scheduler.sigmas.float().cpu()
+    if len(made) != len(sigmas) + 1 or (made - torch.cat([sigmas, torch.zeros(1)])).abs().max() > 1e-5:
+        _refuse("sigmas", f"levels that {type(scheduler).__name__} turns into {[round(s, 4) for s in made.tolist()[:6]]}", "a scheduler that leaves them as they are")
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-027f
+def _told(scheduler, t):
+    "A timestep as a noise level."
+    return t.float() / getattr(scheduler, "config", {}).get("num_train_timesteps", 1000)
+
+
+def _trial(scheduler, data=3.0):
+    "Where a scheduler ends up in four steps of the exact velocity of data that is one number, NaN if it could not be asked; and in words."
+    x = torch.full((1, 1, 1, 1, 1), -0.5)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for t in _schedule(scheduler, 4, "cpu"):
+                x = scheduler.step((x - data) / _told(scheduler, t), t, x, return_dict=False)[0]
+    except Exception as error:                               # whatever a stranger's class may raise
+        return math.nan, f"{type(error).__name__}: {str(error)[:80]}"
+    levels = _told(scheduler, scheduler.timesteps)
+    off = (levels - getattr(scheduler, "sigmas", levels)[: len(levels)]).abs().max().item()
+    return x.item() if off < 0.01 else math.nan, f"tried on data that is {data:g}, it ended at {x.item():.3g}, with timesteps off its noise levels by {off:.2g}"
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-027h
+def _check_scheduler(scheduler):
+    "Refuse a scheduler that does not lead along straight paths from noise to data."
+    end, why = _trial(scheduler)
+    if not abs(end - 3) < 0.03:
+        config = getattr(scheduler, "config", {})
+        set_to = ", ".join(f"{k}={config[k]!r}" for k in ("prediction_type", "use_flow_sigmas", "invert_sigmas") if k in config)
+        raise ValueError(f"scheduler: got {type(scheduler).__name__}({set_to}), allowed: a flow scheduler, like FlowMatchEulerDiscreteScheduler, or one "
+                         f"with use_flow_sigmas=True and prediction_type='flow_prediction'; {why}")
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-027b
 class FlowMatchAncestralScheduler(FlowMatchEulerDiscreteScheduler):
@@ -151,16 +228,188 @@ class SoraPipelineOutput(BaseOutput):
     "`frames`: by `output_type`, np [B, T, H, W, 3] or pt [B, T, 3, H, W] floats in [0, 1], or pil, a list of pictures a clip."
     frames: object
 
+# %% ../../nbs/17_pipeline.face.ipynb #cell-029a
+_WORDLESS = SimpleNamespace(encode=lambda text: SimpleNamespace(ids=[]))      # in a tokenizer's place, where embeddings are in a text's
+
+
+def _tensor(name, value, shape, device):
+    "`value` as float32 on `device`, if it is a tensor of finite floats of that shape; a None in `shape` stands for any size."
+    if not torch.is_tensor(value) or not value.is_floating_point() or value.is_meta:
+        _refuse(name, f"{value.dtype} on {value.device}" if torch.is_tensor(value) else value, "a tensor of floats")
+    if value.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, value.shape)):
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, allowed: [{', '.join('any' if n is None else str(n) for n in shape)}]")
+    if not torch.isfinite(value).all():
+        _refuse(name, "NaN or infinite values", "finite numbers")
+    return value.to(device, torch.float32)
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-029c
+class _Texts:
+    "From texts or given embeddings to the two tensors that guidance needs."
+    def encode_prompt(self, prompt=None, negative_prompt=None, do_classifier_free_guidance=True, num_videos_per_prompt=1,
+                      prompt_embeds=None, negative_prompt_embeds=None) -> tuple:
+        "Texts, or embeddings that are checked -> (prompt_embeds, negative_prompt_embeds), [B, L, dim] each, copies side by side; without guidance the second is None."
+        negative, texts = None, [prompt] if isinstance(prompt, str) else prompt
+        embeds = self._encoded("prompt", texts) if prompt_embeds is None else self._given("prompt_embeds", prompt_embeds)
+        if negative_prompt_embeds is not None:
+            negative = self._given("negative_prompt_embeds", negative_prompt_embeds, len(embeds), embeds.shape[1])
+        elif do_classifier_free_guidance:
+            negative = self._encoded("negative_prompt", self._negative(negative_prompt, len(embeds)))
+        return tuple(e if e is None else e.repeat_interleave(num_videos_per_prompt, dim=0) for e in (embeds, negative))
+
+    def _encoded(self, name, texts) -> Tensor:
+        "Texts -> embeddings [B, L, dim]."
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(f"{name}: got a text and no text encoder, allowed: {name}_embeds" + ", or guidance_scale 1" * (name != "prompt"))
+        try:
+            ids = tokenize(list(texts), self.tokenizer.backend_tokenizer, self.text_encoder.config.max_length)
+        except ValueError as error:
+            raise ValueError(str(error).replace("prompt", name, 1)) from None
+        return self.text_encoder(ids.to(self._execution_device), return_dict=False)[0].float()
+
+    def _given(self, name, embeds, clips=None, length=None) -> Tensor:
+        "Embeddings from outside, if there is no rule that reads prompts, and they have the width and length that the networks know."
+        if name.endswith("prompt_embeds") and "negative" not in name and getattr(self.hooks.before, "__func__", None) is not Hooks.before:
+            _refuse(name, "embeddings", "a text, which the rule in hooks.before can read")
+        length = length if self.text_encoder is None else self.text_encoder.config.max_length
+        return _tensor(name, embeds, (clips, length, self.transformer.config.text_dim), self._execution_device)
+
+    def _negative(self, negative, prompts):
+        "One negative text a prompt; the empty one is what the model was trained to do without."
+        texts = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * prompts
+        if len(texts) != prompts or not all(isinstance(t, str) for t in texts):
+            _refuse("negative_prompt", negative, f"a text, or one for each of {prompts} prompts")
+        return texts
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-029e
+class _Loop:
+    "From noise to latents, and from latents to pictures."
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+
+    def prepare_latents(self, request, generator=None, latents=None) -> Tensor:
+        "The noise to start from: `latents` if given, else drawn from the generator, or one generator a clip."
+        shape = (len(request.prompt), self.transformer.config.in_channels, 1 + (request.num_frames - 1) // 4,
+                 request.height // 8, request.width // 8)
+        many = generator if isinstance(generator, (list, tuple)) else [generator] * shape[0]
+        if len(many) != shape[0] or not all(g is None or isinstance(g, torch.Generator) for g in many):
+            _refuse("generator", len(many) if len(many) != shape[0] else generator, f"a torch.Generator, or a list with one for each of {shape[0]} clips")
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        return self.hooks.noise(_tensor("latents", latents, shape, self._execution_device))
+
+    def _velocity(self, now) -> Tensor:
+        "The guided velocity for what `now` holds: latents, both embeddings, and the noise level sigma."
+        net, embeds, negative = self.transformer, now["prompt_embeds"], now["negative_prompt_embeds"]
+        kind = torch.float32 if isinstance(net, SoraTransformer3DModel) else net.dtype      # ours casts by itself
+        ask = lambda x, sigma, text: net(x.to(kind), 1000 * sigma, text.to(kind), return_dict=False)[0].float()
+        if negative is None and self._guidance_scale != 1:
+            _refuse("guidance_scale", self._guidance_scale, "1, as the call began without guidance")
+        interval = (self.config.limits or {}).get("guidance_interval", (0.0, 1.0))
+        guided = cfg(ask, embeds, embeds if negative is None else negative, self._guidance_scale, interval)
+        return guided(now["latents"], now["sigma"].expand(len(embeds)))
+
+    def _denoise(self, now, timesteps, callback, wanted, generator) -> Tensor:
+        "Ask the network, let the scheduler step, hear the callback; stop where somebody set `_interrupt`."
+        draws = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        for i, t in enumerate(self.progress_bar(timesteps)):
+            if self._interrupt:
+                break
+            self._current_timestep, now["sigma"] = t, _told(self.scheduler, t)
+            now["latents"] = self.scheduler.step(self._velocity(now), t, now["latents"], return_dict=False, **draws)[0]
+            if callback:
+                self._take_up(now, callback(self, i, t, {name: now[name] for name in wanted}))
+        return now["latents"]
+
+    def _take_up(self, now, told):
+        "What a callback returned goes into `now`, if it makes sense."
+        if told is None:
+            return
+        if not isinstance(told, Mapping) or told.keys() - set(self._callback_tensor_inputs):
+            _refuse("callback_on_step_end: its answer", list(told) if isinstance(told, Mapping) else told, f"None, or a dict of {', '.join(self._callback_tensor_inputs)}")
+        for name, value in told.items():
+            if value is not now[name]:
+                said, embeds = f"callback_on_step_end: its {name}", now["prompt_embeds"]
+                now[name] = (_tensor(said, value, now[name].shape, self._execution_device) if name == "latents"
+                             else self._given(said, value, len(embeds), embeds.shape[1]))
+
+    def _frames(self, latents, prompts, output_type):
+        "Decode, mark, and hand out as asked."
+        if output_type == "latent":
+            return latents
+        video = to_uint8(self.vae.decode(latents, return_dict=False)[0])
+        video = np.stack([self.hooks.after(clip, {"prompt": p, "ai_generated": True}) for clip, p in zip(video, prompts)])
+        if output_type == "pil":
+            from PIL import Image
+            return [[Image.fromarray(frame) for frame in clip] for clip in video]
+        video = video.astype(np.float32) / 255
+        return video if output_type == "np" else torch.from_numpy(video).permute(0, 1, 4, 2, 3)
+
+# %% ../../nbs/17_pipeline.face.ipynb #cell-029g
+class _Checks:
+    "Everything of a call that can be wrong."
+    def check_inputs(self, prompt, **options) -> Request:
+        "The request, with every field filled in; ValueError in one line otherwise. A prompt of None is not looked at."
+        limits = {k: tuple(v) if isinstance(v, list) else v for k, v in (self.config.limits or {}).items()}
+        words, unread = self.config.words, prompt is None or self.text_encoder is None or self.tokenizer is None
+        config = WeightsConfig(None, TextConfig() if unread else self.text_encoder.net_config, None, **limits)
+        options["allow_unknown"] = options["allow_unknown"] if words and not unread else True
+        tokenizer = _WORDLESS if unread else self.tokenizer.backend_tokenizer
+        return check(Request("none" if prompt is None else prompt, **options), Models(None, None, None, tokenizer, config, tuple(words or ())))
+
+    def _request(self, prompt, prompt_embeds, copies, options) -> Request:
+        "The request with one prompt a clip: a text that the hook let pass, or None where embeddings take its place."
+        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 1:
+            _refuse("num_videos_per_prompt", copies, "a whole number from 1")
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError(f"prompt: got {'neither a text nor' if prompt is None else 'both a text and'} prompt_embeds, allowed: one of the two")
+        if prompt is None:
+            return replace(self.check_inputs(None, **options), prompt=(None,) * copies * len(self._given("prompt_embeds", prompt_embeds)))
+        request = self.check_inputs(prompt, **options)
+        return self.check_inputs([p for p in map(self.hooks.before, request.prompt) for _ in range(copies)], **options)
+
+    def _check_call(self, output_type, callback, wanted):
+        "Refuse kinds of output and of callbacks that are not there, components in several places, and a scheduler that does not fit."
+        if output_type not in ("np", "pt", "pil", "latent"):
+            _refuse("output_type", output_type, "np, pt, pil, latent")
+        if not isinstance(wanted, (list, tuple)) or set(wanted) - set(self._callback_tensor_inputs):
+            _refuse("callback_on_step_end_tensor_inputs", wanted, f"a list of {', '.join(self._callback_tensor_inputs)}")
+        if callback is not None and not callable(callback):
+            _refuse("callback_on_step_end", callback, "a function of pipeline, step, timestep and a dict")
+        hooked = lambda net: any(hasattr(m, hook) for m in net.modules() for hook in ("_hf_hook", "_diffusers_hook"))     # offloaded: it moves by itself
+        places = {name: net.device.type for name, net in self.components.items() if isinstance(net, torch.nn.Module) and not hooked(net)}
+        if len(set(places.values())) > 1:
+            _refuse("device", ", ".join(f"{name} on {place}" for name, place in places.items()), "one for all; pipe.to(device) moves them")
+        _check_scheduler(self.scheduler)
+
+    def _levels(self, sigmas, steps):
+        "Explicit noise levels as a tensor [steps], or None."
+        if sigmas is None:
+            return None
+        levels = torch.as_tensor(sigmas, dtype=torch.float32).cpu() if torch.is_tensor(sigmas) or isinstance(sigmas, (list, tuple, np.ndarray)) else torch.zeros(0)
+        if levels.ndim != 1 or not len(levels) or not 0 < levels[-1] <= levels[0] <= 1 or not (levels.diff() < 0).all():
+            _refuse("sigmas", sigmas, "noise levels that fall, from at most 1 to more than 0 (the last 0 is added)")
+        if steps not in (None, len(levels)):
+            _refuse("num_inference_steps", steps, f"{len(levels)}, as there are so many sigmas")
+        return levels
+
 # %% ../../nbs/17_pipeline.face.ipynb #cell-031
 _SCHEDULERS = {"euler": FlowMatchEulerDiscreteScheduler, "ancestral": FlowMatchAncestralScheduler}
 
 
-class SoraPipeline(DiffusionPipeline):
+class SoraPipeline(_Texts, _Loop, _Checks, DiffusionPipeline):
     "Text to video behind diffusers' usual calls. Clips carry the same mark and pass the same checks as `generate`'s."
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _callback_tensor_inputs = ["latents"]
+    _optional_components = ["text_encoder", "tokenizer"]
+    _guidance_scale = _current_timestep = _num_timesteps = None
+    _interrupt = False
 
-    def __init__(self, vae, text_encoder, tokenizer, transformer, scheduler, words=None, limits=None):
+    guidance_scale = property(lambda self: self._guidance_scale, doc="That of the call; a callback may change `_guidance_scale`.")
+    do_classifier_free_guidance = property(lambda self: self._guidance_scale != 1, doc="Is there any?")
+    num_timesteps = property(lambda self: self._num_timesteps, doc="How often the scheduler steps.")
+    current_timestep = property(lambda self: self._current_timestep, doc="Where the loop is; None outside.")
+    interrupt = property(lambda self: self._interrupt, doc="Was the loop told to stop?")
+
+    def __init__(self, vae: SoraVAE, text_encoder: SoraTextEncoder | None, tokenizer, transformer: SoraTransformer3DModel | WanTransformer3DModel,
+                 scheduler, words=None, limits=None):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, scheduler=scheduler)
         self.register_to_config(words=words, limits=limits)
@@ -185,101 +434,36 @@ class SoraPipeline(DiffusionPipeline):
             raise ValueError(f"{min(kwargs.keys() - {'scheduler', 'dtype'})}: got a value, allowed: scheduler, dtype")
         return cls.from_models(load_models(folder, device="cpu", dtype=kwargs["dtype"]), kwargs.get("scheduler"))
 
-    def check_inputs(self, prompt, **options) -> Request:
-        "The request, with every field filled in; ValueError in one line otherwise."
-        limits = {k: tuple(v) if isinstance(v, list) else v for k, v in (self.config.limits or {}).items()}
-        config = WeightsConfig(None, self.text_encoder.net_config, None, **limits)
-        backend, words = self.tokenizer.backend_tokenizer, self.config.words
-        options["allow_unknown"] = options["allow_unknown"] if words else True
-        return check(Request(prompt, **options), Models(None, None, None, backend, config, tuple(words or ())))
-
-    def encode_prompt(self, prompts) -> Tensor:
-        "Texts -> prompt embeddings [B, L, dim]."
-        ids = tokenize(list(prompts), self.tokenizer.backend_tokenizer, self.text_encoder.config.max_length)
-        return self.text_encoder(ids.to(self._execution_device), return_dict=False)[0]
-
-    def prepare_latents(self, request, generator=None, latents=None) -> Tensor:
-        "The noise to start from: `latents` if given, else drawn from the generator, or one generator a clip."
-        shape = (len(request.prompt), self.transformer.config.in_channels, 1 + (request.num_frames - 1) // 4,
-                 request.height // 8, request.width // 8)
-        if isinstance(generator, (list, tuple)) and len(generator) != shape[0]:
-            raise ValueError(f"generator: got {len(generator)}, allowed: one, or one for each of {shape[0]} clips")
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        if tuple(latents.shape) != shape:
-            raise ValueError(f"latents: got shape {tuple(latents.shape)}, allowed: {shape}")
-        return self.hooks.noise(latents.to(self._execution_device, torch.float32))
-
-    def _velocity(self, prompts, negative, guidance_scale):
-        "The guided velocity as a function of latents and sigma [B]."
-        embeds = self.encode_prompt([*prompts, *negative])
-        ask = lambda x, sigma, text: self.transformer(x, 1000 * sigma, text, return_dict=False)[0].float()
-        interval = (self.config.limits or {}).get("guidance_interval", (0.0, 1.0))
-        return cfg(ask, embeds[: len(prompts)], embeds[len(prompts):], guidance_scale, interval)
-
-    def _frames(self, latents, prompts, output_type):
-        "Decode, mark, and hand out as asked."
-        if output_type == "latent":
-            return latents
-        video = to_uint8(self.vae.decode(latents, return_dict=False)[0])
-        video = np.stack([self.hooks.after(clip, {"prompt": p, "ai_generated": True}) for clip, p in zip(video, prompts)])
-        if output_type == "pil":
-            from PIL import Image
-            return [[Image.fromarray(frame) for frame in clip] for clip in video]
-        video = video.astype(np.float32) / 255
-        return video if output_type == "np" else torch.from_numpy(video).permute(0, 1, 4, 2, 3)
-
     @torch.no_grad()
-    def __call__(self, prompt, *, negative_prompt="", height=None, width=None, num_frames=None, num_inference_steps=None,
-                 guidance_scale=None, num_videos_per_prompt=1, generator=None, latents=None, output_type="np",
-                 return_dict=True, callback_on_step_end=None, callback_on_step_end_tensor_inputs=("latents",),
-                 allow_unknown=False):
+    def __call__(self, prompt=None, *, negative_prompt=None, height=None, width=None, num_frames=None, num_inference_steps=None, sigmas=None,
+                 guidance_scale=None, num_videos_per_prompt=1, generator=None, latents=None, prompt_embeds=None,
+                 negative_prompt_embeds=None, output_type="np", return_dict=True, callback_on_step_end=None,
+                 callback_on_step_end_tensor_inputs=("latents",), allow_unknown=False):
         """Make clips; the arguments are those of diffusers' video pipelines, `None` means what the weights like best.
 
         `generator`: one, or a list with one a clip: a CPU generator with seed s makes the clip of `generate(seed=s)`. It also
         draws the fresh noise of an ancestral scheduler, so with one, `latents` without a generator do not fix a clip.
-        `output_type`: np, pt, pil or latent. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
-        a dict with other latents; setting `pipe._interrupt` stops early."""
-        request = self._request(prompt, num_videos_per_prompt, output_type, callback_on_step_end_tensor_inputs, dict(
-            height=height, width=width, num_frames=num_frames, num_inference_steps=num_inference_steps,
+        `prompt_embeds` [B, L, dim], `negative_prompt_embeds`: from `encode_prompt`, in place of texts. `sigmas` [steps]: exactly the noise
+        levels to step from. `output_type`: np, pt, pil or latent. `callback_on_step_end(pipe, step, timestep, tensors)` gets the
+        tensors that it wants by name, and may return a dict with others; setting `pipe._interrupt` stops early, and what is there is decoded."""
+        callback, wanted = callback_on_step_end, getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        self._check_call(output_type, callback, wanted)
+        levels = self._levels(sigmas, num_inference_steps)
+        request = self._request(prompt, prompt_embeds, num_videos_per_prompt, dict(
+            height=height, width=width, num_frames=num_frames, num_inference_steps=num_inference_steps if levels is None else len(levels),
             guidance_scale=guidance_scale, allow_unknown=allow_unknown))
-        negative = self._negative(negative_prompt, request)
-        latents = self.prepare_latents(request, generator, latents)
-        latents = self._denoise(latents, self._velocity(request.prompt, negative, request.guidance_scale),
-                                request.num_inference_steps, callback_on_step_end, generator)
-        frames = self._frames(latents, request.prompt, output_type)
-        self.maybe_free_model_hooks()
+        if negative_prompt and negative_prompt_embeds is not None:
+            raise ValueError("negative_prompt: got both a text and negative_prompt_embeds, allowed: one of the two")
+        self._guidance_scale, self._interrupt = request.guidance_scale, False
+        try:
+            embeds = self.encode_prompt(request.prompt[::num_videos_per_prompt], negative_prompt, request.guidance_scale != 1, num_videos_per_prompt,
+                                        prompt_embeds, negative_prompt_embeds)
+            now = dict(zip(self._callback_tensor_inputs, (self.prepare_latents(request, generator, latents), *embeds)))
+            timesteps = _schedule(self.scheduler, request.num_inference_steps, now["latents"].device, sigmas=levels,
+                                  shift=(self.config.limits or {}).get("shift", 3.0))
+            self._num_timesteps = len(timesteps)
+            frames = self._frames(self._denoise(now, timesteps, callback, wanted, generator), request.prompt, output_type)
+        finally:
+            self._current_timestep = None
+            self.maybe_free_model_hooks()
         return SoraPipelineOutput(frames=frames) if return_dict else (frames,)
-
-    def _denoise(self, latents, velocity, steps, callback, generator):
-        "The loop: ask the network, let the scheduler step."
-        self._interrupt = False
-        timesteps = _schedule(self.scheduler, steps, latents.device)
-        draws = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        for i, t in enumerate(self.progress_bar(timesteps)):
-            v = velocity(latents, t.float().expand(len(latents)) / 1000)
-            latents = self.scheduler.step(v, t, latents, return_dict=False, **draws)[0]
-            if callback:
-                latents = (callback(self, i, t, {"latents": latents}) or {}).get("latents", latents)
-            if self._interrupt:
-                break
-        return latents
-
-    def _request(self, prompt, copies, output_type, wanted, options):
-        "Everything of a call that can be wrong, checked."
-        if output_type not in ("np", "pt", "pil", "latent"):
-            raise ValueError(f"output_type: got {output_type!r}, allowed: np, pt, pil, latent")
-        if set(wanted) - set(self._callback_tensor_inputs):
-            raise ValueError(f"callback_on_step_end_tensor_inputs: got {wanted!r}, allowed: latents")
-        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 1:
-            raise ValueError(f"num_videos_per_prompt: got {copies!r}, allowed: a whole number from 1")
-        request = self.check_inputs(prompt, **options)
-        allowed = [self.hooks.before(p) for p in request.prompt for _ in range(copies)]
-        return self.check_inputs(allowed, **options)
-
-    def _negative(self, negative, request):
-        "One negative prompt a clip; the empty one is what the model was trained to do without."
-        texts = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * len(request.prompt)
-        if len(texts) != len(request.prompt) or not all(isinstance(t, str) for t in texts):
-            raise ValueError(f"negative_prompt: got {negative!r}, allowed: a text, or one for each of {len(request.prompt)} clips")
-        return texts

@@ -28,7 +28,7 @@ from ..diffusion.solvers import SOLVERS
 from ..model.dit import DiT, DiTConfig
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
-from ..model.wan import cast_matrices, shards
+from ..model.wan import cast_matrices, misfits, refuse_pickles, shards
 from ..video import filmstrip, to_uint8, video_hash, write_png, write_video
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-005
@@ -138,6 +138,7 @@ def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
         return _WEIGHTS / str(weights)
     if os.path.isdir(weights):                               # False, not an error, for a name that no file can have
         return Path(weights)
+    refuse_pickles(Path(weights))
     _refuse("weights", str(weights), f"a name ({_packaged_names()}) or a folder that exists")
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-017
@@ -195,6 +196,8 @@ def read_config(weights: str | os.PathLike = "mini") -> WeightsConfig:
 def _read_manifest(folder):
     "`model.json`, checked: it parses, its format is ours, its hash is that of its content, its configs make sense."
     path = folder / "model.json"
+    if not path.exists():
+        refuse_pickles(folder)
     try:
         manifest = json.loads(_read_file(folder, "model.json"))
         if manifest["format"] != FORMAT:
@@ -228,14 +231,9 @@ def _read_tensors(folder, files, stem):
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-029
 def _fill(net, tensors, where):
     "Load `tensors` into `net`, in float32; say in one line what does not fit."
-    expected = net.state_dict()
-    for name in sorted(expected.keys() ^ tensors.keys()):
-        what = "lacks" if name in expected else "has an unknown tensor"
-        raise ValueError(f"weights: {where} {what} {name}: it was made for another config than model.json's")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(f"weights: {where} has {name} of shape {tuple(tensor.shape)}, model.json's config says {tuple(expected[name].shape)}")
-    net.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+    if wrong := misfits(net, tensors):
+        raise ValueError(f"weights: {where}: {'; '.join(wrong)}; it was made for another config than model.json's")
+    net.load_state_dict(tensors)
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-030
