@@ -102,9 +102,6 @@ class KeptText:
         "The folded text of some clips."
         return self.folded if stop - start >= self.count else [(a[start:stop], b[start:stop]) for a, b in self.folded]
 
-    def __repr__(self):
-        return f"a text for {self.count} clips"
-
 
 # %% ../../nbs/09c_model.fast.ipynb #cell-035
 def look(h: Tensor, p: Part, turn: Tensor, heads: int) -> Tensor:
@@ -206,7 +203,8 @@ class FastDiT:
         with mixed(self.net):
             grid = self.net._check(hidden_states, timestep, encoder_hidden_states, cache)
         if cache is not None and not (isinstance(cache, KeptText) and cache.blocks is self.net.blocks and cache.count == len(hidden_states)):
-            raise ValueError(f"cache: got {cache!r}, allowed: what text_cache makes of a text for {len(hidden_states)} clips")
+            got = f"a text for {cache.count}" if isinstance(cache, KeptText) else type(cache).__name__
+            raise ValueError(f"cache: got {got}, allowed: what text_cache makes of a text for {len(hidden_states)} clips")
         cache = cache or self.text_cache(encoder_hidden_states)
         level = self._alone(hidden_states, timestep, cache)
         if level is None:
