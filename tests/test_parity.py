@@ -88,8 +88,8 @@ def test_half_precision_keeps_what_theirs_wants_exact():
 
 
 def test_the_floor_does_the_same_products():
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
-    kernel = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+    kernel = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
     net = DiT(dataclasses.replace(DiTConfig(), num_layers=2)).eval()
     cache = net.text_cache(torch.randn(2, 24, 192))
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=kernel) as ours:
