@@ -212,7 +212,9 @@ def test_the_cache_changes_nothing(models):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=models.dtype != torch.float32):
         plain = models.dit(latents, 1000 * sigma, text).float()
     net = G.network(models)
-    assert torch.equal(net(latents, sigma, text), plain) and torch.equal(net(latents, sigma, text), plain)
+    first, kept = net(latents, sigma, text), net(latents, sigma, text)
+    assert torch.equal(kept, first) and torch.equal(G.network(models)(latents, sigma, text), first)
+    assert (first - plain).abs().max() <= (1e-5 if models.dtype == torch.float32 else 0.05)            # chapter 9c rounds elsewhere
 
 
 def test_float32_and_bfloat16_agree(folder):

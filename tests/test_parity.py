@@ -94,12 +94,13 @@ def test_half_precision_keeps_what_theirs_wants_exact():
 
 
 def test_the_floor_does_the_same_products():
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+    kernel = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
     net = DiT(dataclasses.replace(DiTConfig(), num_layers=2)).eval()
     cache = net.text_cache(torch.randn(2, 24, 192))
-    with torch.no_grad(), FlopCounterMode(display=False) as ours:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=kernel) as ours:
         net(torch.randn(2, 16, 5, 8, 8), torch.full((2,), 500.0), cache=cache)
-    with torch.no_grad(), FlopCounterMode(display=False) as bare:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=kernel) as bare:
         P.bare_forward(net, (5, 8, 8), 2, 24)()
     steering = 2 * 2 * (256 * 256 + 256 * 256 + 6 * 256 * 256)
     assert ours.get_total_flops() - bare.get_total_flops() == steering

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from .speed import _playback, measure
-from ..model.dit import DiT, DiTConfig, attend
+from ..model.dit import DiT, DiTConfig
+from ..model.fast import FastDiT
 from ..model.patches import grid_size
 from ..model.vae import VAE
 from ..model.wan import load_strict, parameters
 from ..model.wan_vae import WanVAE, WanVAEConfig
-from ..pipeline.generate import default_dtype, load_models, network
+from ..pipeline.generate import load_models, network
+from ..training.autoencoder import fast_bf16
 from ..video import to_uint8
 
 # %% ../../nbs/19h_evaluate.parity.ipynb #cell-007
@@ -227,7 +229,7 @@ def best_stock(net: DiT, dtype, x, t, text):
 # %% ../../nbs/19h_evaluate.parity.ipynb #cell-036
 def dit_speed(batch: int, *, models=None, steps: int = 30, n: int = 5) -> dict:
     "Sampling `batch` clips with guidance: diffusers' network and scheduler ÷ ours, both in the machine's fast number format."
-    models = models or load_models("mini", device="cpu")
+    models = models or load_models("mini", device="cpu", dtype=torch.bfloat16 if fast_bf16() else torch.float32)
     c, (noise, texts) = models.config, beginning(models, ["a small red star moves right over the ocean"] * batch, range(batch))
     how = noise, texts, sigma_schedule(steps, shift=c.shift), c.guidance_scale, c.guidance_interval
     exact = load_strict(DiT(c.dit), {k: v.float() for k, v in models.dit.state_dict().items()})
@@ -249,17 +251,18 @@ def _():
 def bare_forward(net: DiT, shape: tuple, batch: int, length: int):
     "A function that does only the matrix products and attention of one pass over latents [T, H, W] with a kept text; queries, keys and values in one product."
     c, n = net.config, torch.tensor(grid_size(shape, net.config.patch_size)).prod().item()
-    d, heads, make = c.dim, c.num_attention_heads, lambda *s: torch.randn(*s)
+    d, heads, make = c.dim, c.num_attention_heads, lambda *s: torch.randn(*s) / s[0] ** 0.5
     ends = make(c.in_channels * 4, d), make(d, c.out_channels * 4)
-    three, one, wide, narrow = make(3 * d, d), make(d, d), make(c.ffn_dim, d), make(d, c.ffn_dim)
-    words, patches = make(batch, length, heads, d // heads), make(batch, n, c.in_channels * 4)
-    split = lambda x: x.view(batch, n, heads, -1)
+    layers = [(make(d, 3 * d), make(d, d), make(d, d), make(d, d), make(d, c.ffn_dim), make(c.ffn_dim, d)) for _ in range(c.num_layers)]
+    words, patches = torch.randn(batch, heads, length, d // heads), torch.randn(batch * n, c.in_channels * 4)
+    split = lambda x: x.view(batch, n, heads, -1).transpose(1, 2)
+    looked = lambda q, k, v: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch * n, d)
     def run():
         x = patches @ ends[0]
-        for _ in range(c.num_layers):
-            x = F.linear(attend(*map(split, F.linear(x, three).chunk(3, dim=-1))), one)
-            x = F.linear(attend(split(F.linear(x, one)), words, words), one)
-            x = F.linear(F.linear(x, wide), narrow)
+        for three, out, ask, told, wide, narrow in layers:
+            x = looked(*map(split, (x @ three).chunk(3, dim=-1))) @ out
+            x = looked(split(x @ ask), words, words) @ told
+            x = x @ wide @ narrow
         return x @ ends[1]
     return run
 
@@ -269,8 +272,9 @@ def floor_share(net: DiT, shape=(5, 8, 8), batch: int = 2, length: int = 24, n: 
     "Time of the bare products of one pass ÷ time of our forward, %, float32: the median of n rounds in turn."
     g, c = torch.Generator().manual_seed(0), net.config
     x, t = torch.randn(batch, c.in_channels, *shape, generator=g), torch.full((batch,), 500.0)
-    cache = net.text_cache(torch.randn(batch, length, c.text_dim, generator=g))
-    row = ratios(bare_forward(net, shape, batch, length), lambda: net(x, t, cache=cache), n)
+    fast = FastDiT(net)
+    cache = fast.text_cache(torch.randn(batch, length, c.text_dim, generator=g))
+    row = ratios(bare_forward(net, shape, batch, length), lambda: fast(x, t, cache=cache), n)
     return {"value": round(100 * row["value"], 1), "interval": [round(100 * v, 1) for v in row["interval"]], "n": n}
 
 
@@ -294,7 +298,7 @@ def train_step(net, x, t, text, target, dtype=torch.bfloat16):
 
 def train_speed(config: DiTConfig = DiTConfig(), batch: int = 64, n: int = 3) -> dict:
     "A training step on `batch` clips of latents, diffusers' network ÷ ours."
-    g, dtype = torch.Generator().manual_seed(0), default_dtype(torch.device("cpu"))
+    g, dtype = torch.Generator().manual_seed(0), torch.bfloat16 if fast_bf16() else torch.float32
     x, target = (torch.randn(batch, config.in_channels, 5, 8, 8, generator=g) for _ in range(2))
     t, text = 1000 * torch.rand(batch, generator=g), torch.randn(batch, 24, config.text_dim, generator=g)
     ours = shaken(DiT(config))

@@ -217,6 +217,7 @@ class DiT(nn.Module):
         return self.proj_out(modulate(x, shift, scale))
 
     def _check(self, x, timestep, text, cache):
+        "The grid of tokens, if all fits together."
         shape = lambda t: tuple(t.shape) if torch.is_tensor(t) else t
         if x.ndim != 5 or x.shape[1] != self.config.in_channels:
             raise ValueError(f"hidden_states: got {shape(x)}, allowed: [B, {self.config.in_channels}, T, H, W]")
@@ -230,14 +231,14 @@ class DiT(nn.Module):
             raise ValueError(f"dtype: got {', '.join(sorted(map(str, types)))}, allowed: one for the network, latents and text, or autocast")
         if cache is None and (not torch.is_tensor(text) or text.ndim != 3 or len(text) != len(x) or text.shape[2] != self.config.text_dim):
             raise ValueError(f"encoder_hidden_states: got {shape(text)}, allowed: [{len(x)}, L, {self.config.text_dim}]")
+        grid = grid_size(x.shape, self.config.patch_size)
+        if timestep.ndim == 2 and timestep.shape[1] not in (1, grid[0], math.prod(grid)):
+            raise ValueError(f"timestep: got {tuple(timestep.shape)}, allowed: [B], [B, {grid[0]}] or [B, {math.prod(grid)}]")
+        return grid
 
     def forward(self, hidden_states, timestep, encoder_hidden_states=None, *, cache=None):
         "[B, C, T, H, W], timestep 0..1000 as [B], [B, T'] or [B, tokens], text [B, L, text_dim] -> [B, C, T, H, W]."
-        self._check(hidden_states, timestep, encoder_hidden_states, cache)
-        grid = grid_size(hidden_states.shape, self.config.patch_size)
-        n = math.prod(grid)
-        if timestep.ndim == 2 and timestep.shape[1] not in (1, grid[0], n):
-            raise ValueError(f"timestep: got {tuple(timestep.shape)}, allowed: [B], [B, {grid[0]}] or [B, {n}]")
+        grid = self._check(hidden_states, timestep, encoder_hidden_states, cache)
         tokens = patchify(hidden_states, self.config.patch_size)
         out = self.core(tokens, positions(grid, tokens.device)[None], timestep, encoder_hidden_states, cache=cache)
         return unpatchify(out, grid, self.config.patch_size)

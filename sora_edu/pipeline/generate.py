@@ -13,7 +13,7 @@ import hashlib, json, math, numbers, os, platform, re, shutil, signal, tempfile,
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 import numpy as np
@@ -26,6 +26,7 @@ from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.samplers import make_noise, sample, sigma_schedule
 from ..diffusion.solvers import SOLVERS
 from ..model.dit import DiT, DiTConfig
+from ..model.fast import FastDiT
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
 from ..model.wan import cast_matrices, misfits, refuse_pickles, shards
@@ -128,6 +129,11 @@ class Models:
     def dtype(self):
         "What the transformer multiplies in."
         return self.dit.blocks[0].ffn.net[2].weight.dtype
+
+    @cached_property
+    def fast(self):
+        "The transformer as chapter 9c runs it."
+        return FastDiT(self.dit)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-016
 def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
@@ -238,12 +244,8 @@ def _fill(net, tensors, where):
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-030
 def default_dtype(device: torch.device) -> torch.dtype:
-    "bfloat16 where the hardware multiplies it fast (any CUDA GPU; CPUs with AVX-512 BF16 or AMX), else float32."
-    if device.type == "cuda":
-        return torch.bfloat16
-    fast = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    capable = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return torch.bfloat16 if capable and any(getattr(torch.cpu, f, bool)() for f in fast) else torch.float32
+    "bfloat16 on GPUs with CUDA, else float32: the fastest whose frames stay within a grey level of float32's (chapter 9c)."
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-032
 def load_models(weights: str | os.PathLike = "mini", *, device=None, dtype: torch.dtype | None = None) -> Models:
@@ -485,15 +487,14 @@ def network(models: Models) -> Callable:
 
     Matrices multiply in `models.dtype`, sums stay in float32. The keys and values of a text are computed
     once and kept for as long as the same tensor is handed in: guided steps hand in one, plain steps another."""
-    kind, half = models.device.type, models.dtype != torch.float32
-    kept = (None, None)
+    fast, kept = models.fast, (None, None)
 
     def velocity(latents, sigma, embeds):
         nonlocal kept
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
+        with torch.inference_mode():
             if kept[0] is not embeds:
-                kept = embeds, models.dit.text_cache(embeds)
-            v = models.dit(latents, 1000 * per_token(sigma, models.dit.config.patch_size), cache=kept[1]).float()
+                kept = embeds, fast.text_cache(embeds)
+            v = fast(latents, 1000 * per_token(sigma, models.dit.config.patch_size), cache=kept[1]).float()
         return v.clone()                                     # a plain tensor: whoever steers may change what comes of it
     return velocity
 
