@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from .. import __version__
 from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.guides import guided, plain, projected, rescaled
 from ..diffusion.samplers import sample, sigma_schedule
@@ -36,13 +37,14 @@ from .anatomy import png_of
 from .widgets import _box, _picture, text
 from ..video import from_uint8, write_bytes
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-007
+# %% ../../nbs/20d_studio.race.ipynb #cell-008
 PROMPT = "a big red star moves right over the ocean"
 
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    "What all runners share: models, a checked request, the levels to guide at, noise [B, C, T, h, w], words [B + 1, L, D] (the last: none), and a generator a clip."
+    """What all runners share: models, a checked request, the levels to guide at, noise [B, C, T, h, w], words [B + 1, L, D] (the last: none),
+    and a generator a clip."""
     models: Models
     request: Request
     interval: tuple
@@ -53,6 +55,12 @@ class Course:
     def sigmas(self, steps: int) -> Tensor:
         "The levels of so many steps, [steps + 1]."
         return sigma_schedule(steps, shift=self.models.config.shift)
+
+    @property
+    def about(self) -> str:
+        "All that decides where the path leads, as text."
+        r, models = self.request, self.models
+        return json.dumps([models.weights_hash, str(models.dtype), r.prompt, r.seed, r.num_frames, r.height, r.width, r.guidance_scale, self.interval])
 
 
 def course(prompt, *, weights="mini", guidance_interval=None, **options) -> Course:
@@ -65,14 +73,14 @@ def course(prompt, *, weights="mini", guidance_interval=None, **options) -> Cour
     with torch.no_grad():
         return Course(models, request, interval, first_noise(request, models, dice), models.text_encoder(ids.to(models.device)), dice)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-008
+# %% ../../nbs/20d_studio.race.ipynb #cell-009
 def field(course: Course, guide=None, interval=None):
     "The velocity function of a course: guided as its request says, or by a `guide` of chapter 12a inside an interval of levels."
     ask, words, none = network(course.models), course.embeds[:-1], course.embeds[-1:]
     interval = course.interval if interval is None else interval
     return guided(ask, words, none, guide, interval) if guide else cfg(ask, words, none, course.request.guidance_scale, interval)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-011
+# %% ../../nbs/20d_studio.race.ipynb #cell-012
 def cache_folder() -> Path:
     "Where finished work is kept from one session to the next: $SORA_EDU_CACHE, or sora_edu in the user's cache folder."
     own = os.environ.get("SORA_EDU_CACHE")
@@ -81,13 +89,12 @@ def cache_folder() -> Path:
 
 def _place(course, kind, **more):
     "The file of a result: named by all that it depends on. Weights without a hash (made in memory, never saved) have no name and keep nothing."
-    r, models = course.request, course.models
-    if not models.weights_hash:
+    if not course.models.weights_hash:
         return None
-    told = [models.weights_hash, str(models.dtype), r.prompt, r.seed, r.num_frames, r.height, r.width, more]
-    return cache_folder() / kind / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+    told = json.dumps([__version__, course.about, more], sort_keys=True)
+    return cache_folder() / kind / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.safetensors"
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-012
+# %% ../../nbs/20d_studio.race.ipynb #cell-013
 def _kept(path):
     "The tensors of a file, or None if it is missing or damaged."
     from safetensors import SafetensorError
@@ -111,12 +118,13 @@ def _keep(path, tensors, most):
     except OSError:
         pass
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-013
+# %% ../../nbs/20d_studio.race.ipynb #cell-014
 @dataclass(frozen=True, eq=False)
 class Reference:
-    "Latents [N + 1, B, C, T, h, w] at all levels [N + 1] of a fine path from 1 to 0; `kept`: were they there already?"
+    "Latents [N + 1, B, C, T, h, w] at all levels [N + 1] of a fine path from 1 to 0; of which course; were they kept from an earlier time?"
     sigmas: Tensor
     latents: Tensor
+    about: str
     kept: bool = False
 
     def at(self, sigma: float) -> Tensor:
@@ -125,7 +133,7 @@ class Reference:
         before, after = self.sigmas[k - 1 : k + 1].tolist()
         return torch.lerp(self.latents[k - 1], self.latents[k], (before - sigma) / (before - after))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-014
+# %% ../../nbs/20d_studio.race.ipynb #cell-015
 def _followed(steps, total, progress, title):
     "The steps as they come, with a bar if `progress` is True, or with `progress(done, total)` after each."
     if not callable(progress):
@@ -138,23 +146,24 @@ def _followed(steps, total, progress, title):
 
 
 def reference(course: Course, steps: int = 500, *, progress=True) -> Reference:
-    "Euler's path in so many steps (1 to 1000), from disk if it is there. `progress`: a bar, True or False, or a function of (done, steps), which may raise to stop."
+    """Euler's path in so many steps (1 to 1000), from disk if it is there. `progress`: a bar, True or False, or a function of (done, steps),
+    which may raise to stop."""
     steps = _whole("steps", steps, 1, 1000)
-    path = _place(course, "references", steps=steps, scale=course.request.guidance_scale, interval=course.interval)
+    path = _place(course, "references", steps=steps)
     if found := _kept(path):
-        return Reference(found["sigmas"], found["latents"], True)
+        return Reference(found["sigmas"], found["latents"], course.about, True)
     run = _followed(sample(field(course), course.noise, course.sigmas(steps)), steps, progress, "reference")
     latents = torch.stack([course.noise.cpu(), *(step.latents.cpu() for step in run)])
     _keep(path, {"sigmas": course.sigmas(steps), "latents": latents}, 32)
-    return Reference(course.sigmas(steps), latents)
+    return Reference(course.sigmas(steps), latents, course.about)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-017
+# %% ../../nbs/20d_studio.race.ipynb #cell-018
 def distance(latents: Tensor, truth: Tensor) -> float:
     "Root mean square of the difference, as a share of the truth's own, mean over the clips of a batch."
     size = lambda x: x.square().mean(tuple(range(1, x.ndim))).sqrt()
     return (size(latents.cpu() - truth) / size(truth)).mean().item()
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-020
+# %% ../../nbs/20d_studio.race.ipynb #cell-021
 RACERS = ("euler", "heun", "dpmpp_2m", "unipc", "ancestral", "dpmpp_2m_sde")
 
 
@@ -178,7 +187,7 @@ class _Counted:
         self.count += 1
         return self.ask(x, sigma)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-021
+# %% ../../nbs/20d_studio.race.ipynb #cell-022
 def _entered(samplers) -> tuple:
     "The samplers' names, if all are known and none comes twice."
     names = (samplers,) if isinstance(samplers, str) else tuple(samplers)
@@ -192,12 +201,12 @@ def steps_for(sampler: str, nfe: int) -> int:
     "Steps that cost at most `nfe` evaluations: as many, or for Heun, which asks twice in all steps but the last, half."
     return (nfe + 1) // 2 if sampler == "heun" else nfe
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-022
+# %% ../../nbs/20d_studio.race.ipynb #cell-023
 def race(course: Course, samplers=RACERS, nfe: int = 10, *, truth: Reference) -> Iterator[Lap]:
     "Yield a `Lap` after each move; who asked least moves next, up to `nfe` evaluations (1 to 1000) each. Arguments are checked at once."
     names, nfe = _entered(samplers), _whole("nfe", nfe, 1, 1000)
-    if truth.latents.shape[1:] != course.noise.shape or not torch.equal(truth.latents[0], course.noise.cpu()):
-        raise ValueError("truth: got a reference from another noise, allowed: one of this course")
+    if truth.about != course.about:
+        raise ValueError(f"truth: got a reference of {truth.about}, allowed: one of this course, {course.about}")
     return _laps(course, names, nfe, truth)
 
 
@@ -211,7 +220,7 @@ def _laps(course, names, nfe, truth):
         else:
             yield Lap(name, asked[name].count, step.sigma, step.latents, step.x0, distance(step.latents, truth.at(step.sigma)))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-025
+# %% ../../nbs/20d_studio.race.ipynb #cell-026
 INKS = dict(zip(RACERS, ("#1f77b4", "#d1495b", "#66a182", "#00798c", "#edae49", "#8d6cab")))
 
 
@@ -236,7 +245,7 @@ def race_figure(laps: dict, nfe: int):
         ax.legend(fontsize=7, ncols=2)
     return fig
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-026
+# %% ../../nbs/20d_studio.race.ipynb #cell-027
 def _tile(frame, name, note, zoom):
     "A frame, enlarged, with a name and a note beneath."
     frame = frame.repeat(zoom, 0).repeat(zoom, 1)
@@ -261,7 +270,7 @@ def webp(images, fps: float = 8) -> bytes:
     first.save(buffer, "WEBP", quality=85, method=2, **(dict(save_all=True, append_images=rest, duration=round(1000 / fps), loop=0) if rest else {}))
     return buffer.getvalue()
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-027
+# %% ../../nbs/20d_studio.race.ipynb #cell-028
 def _clips(latents: dict, models) -> dict:
     "Name -> latents [B, C, T, h, w] -> name -> the first clip, marked, [T, H, W, 3]."
     made = decode(torch.cat([z[:1].to(models.device) for z in latents.values()]), weights=models)
@@ -274,7 +283,7 @@ def podium(laps: dict, truth: Reference, models, **how) -> list:
     notes = {"reference": f"{len(truth.sigmas) - 1} steps"} | {name: f"error {some[-1].error:.3f}" for name, some in laps.items()}
     return [sheet({name: clip[t] for name, clip in clips.items()}, notes=notes, **how) for t in range(len(clips["reference"]))]
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-031
+# %% ../../nbs/20d_studio.race.ipynb #cell-034
 def precision(course: Course, samplers=RACERS, budgets=(5, 9, 17, 33), *, truth: Reference) -> dict:
     "Sampler -> [(evaluations, error at the end)], a pair for each budget of evaluations."
     out = {name: [] for name in _entered(samplers)}
@@ -284,7 +293,7 @@ def precision(course: Course, samplers=RACERS, budgets=(5, 9, 17, 33), *, truth:
                 out[lap.sampler].append((lap.evaluations, lap.error))
     return out
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-037
+# %% ../../nbs/20d_studio.race.ipynb #cell-040
 class _Stopped(Exception):
     "Raised out of a progress function by a button."
 
@@ -305,7 +314,7 @@ def _stage():
     import ipywidgets as W
     return W.Image(format="webp", layout=W.Layout(max_width="100%", object_fit="contain", align_self="flex-start"))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-038
+# %% ../../nbs/20d_studio.race.ipynb #cell-041
 class SamplersRace:
     "The widget's state and controls. `options`: further fields of the request, such as num_frames."
     def __init__(self, weights="mini", **options):
@@ -315,8 +324,10 @@ class SamplersRace:
         self.start, self.stop = W.Button(description="Start"), W.Button(description="Stop", disabled=True)
         self.start.on_click(self._begin), self.stop.on_click(lambda _: self.stopping.set())
         made = self.controls = _controls(
-            seed=W.BoundedIntText(value=1, min=0, max=2**31 - 1, description="seed"), guidance=W.FloatSlider(value=3.0, min=0, max=10, step=0.5, description="guidance"),
-            nfe=W.IntSlider(value=11, min=1, max=60, description="evaluations"), steps=W.Dropdown(options=[50, 100, 200, 500], value=500, description="reference"),
+            seed=W.BoundedIntText(value=1, min=0, max=2**31 - 1, description="seed"),
+            guidance=W.FloatSlider(value=3.0, min=0, max=10, step=0.5, description="guidance"),
+            nfe=W.IntSlider(value=11, min=1, max=60, description="evaluations"),
+            steps=W.Dropdown(options=[50, 100, 200, 500], value=500, description="reference"),
             ticks=W.GridBox([*self.ticks.values()], layout=W.Layout(grid_template_columns="1fr 1fr", width="25em")), buttons=W.HBox([self.start, self.stop]))
         self.plot, self.stage = _picture(), _stage()
         self.widget = _box("samplers-race", W.VBox([*made.values()]), W.VBox([self.plot, self.stage]))
@@ -372,11 +383,11 @@ class SamplersRace:
         images = podium(self.laps, truth, here.models)
         self.plot.value = png_of(race_figure(self.laps, nfe))
         self.stage.value = webp(images if moves else images[len(images) // 2:][:1], here.models.config.fps)
-        lines = [f"{name:14}{some[-1].evaluations:4} evaluations   error {some[-1].error:.3f}" for name, some in self.laps.items()]
+        lines = [f"{name:13}{some[-1].evaluations:3} asked   error {some[-1].error:.3f}" for name, some in self.laps.items()]
         head = "" if not moves else "stopped\n" if self.stopping.is_set() else "done\n"
         self.controls["status"].value = text(head + ("reference was kept\n" if truth.kept else "") + "\n".join(lines))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-045
+# %% ../../nbs/20d_studio.race.ipynb #cell-048
 GUIDES = {"plain": plain, "rescaled": rescaled, "projected": projected, "projected, limited": partial(projected, norm=10.0)}
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.5, 6.0, 9.0)                # at which a curve is drawn
 
@@ -402,7 +413,7 @@ class Point:
     latents: Tensor
     measures: tuple
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-046
+# %% ../../nbs/20d_studio.race.ipynb #cell-049
 def _judge_of(world: str):
     "How to read a prompt and clips of a world, and how to compare the two."
     if world == "mini":
@@ -426,7 +437,7 @@ def measures(clips: np.ndarray, prompt: str, *, world: str = "mini", fps: float 
     variety = [np.abs(a - b).mean() for a, b in combinations(grey, 2)]
     return float(np.mean(obeyed)), float((grey.max(-1) - grey.min(-1)).mean()), float(np.mean(variety))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-048
+# %% ../../nbs/20d_studio.race.ipynb #cell-051
 def explore(course: Course, setting: Setting, *, progress=False) -> Point:
     "One point of the map, from disk if it is there. The course has one prompt and two or more seeds; its request says which sampler, and steps."
     r, c = course.request, course.models.config
@@ -442,7 +453,7 @@ def explore(course: Course, setting: Setting, *, progress=False) -> Point:
     _keep(path, {"latents": last.latents.cpu(), "measures": torch.tensor(told, dtype=torch.float64)}, 1000)
     return Point(setting, last.latents.cpu(), told)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-051
+# %% ../../nbs/20d_studio.race.ipynb #cell-054
 GUIDE_INKS = dict(zip(GUIDES, ("#1f77b4", "#66a182", "#d1495b", "#edae49")))
 
 
@@ -457,33 +468,34 @@ def curve_figure(points: dict, here: Setting):
                 ax.plot(*zip(*pairs), "o-", ms=3, lw=1.3, color=ink, label=name)
         ax.axvline(here.scale, color="grey", lw=0.8, ls=":")
         ax.set(xlabel="scale", title=what, xlim=(0.5, 10.5)), ax.tick_params(labelsize=7), ax.title.set_fontsize(9)
-        if k == 0 and points:
+        if k == 0 and len(ax.lines) > 1:
             ax.legend(fontsize=6)
     return fig
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-054
+# %% ../../nbs/20d_studio.race.ipynb #cell-057
 def cast(point: Point, course: Course, **how) -> list:
     "Frames, as images, of a point's clips side by side, marked, the seeds beneath."
     clips = mark(decode(point.latents.to(course.models.device), weights=course.models))
     return [sheet({f"seed {seed}": clip[t] for seed, clip in zip(course.request.seed, clips)}, **how) for t in range(clips.shape[1])]
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-058
+# %% ../../nbs/20d_studio.race.ipynb #cell-062
 def nearest(points, here: Setting):
     "Of some settings the one most like `here`, or None if there are none: same guide, then interval, then ratio of scales."
     apart = lambda s: (s.guide != here.guide, round(abs(s.low - here.low) + abs(s.high - here.high), 6), abs(math.log((s.scale + 0.1) / (here.scale + 0.1))))
     return min(points, key=apart, default=None)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-060
+# %% ../../nbs/20d_studio.race.ipynb #cell-064
 class GuidanceExplorer:
-    "The widget's state and controls. `options`: further fields of the request, such as num_frames."
-    def __init__(self, weights="mini", *, seeds=(1, 2, 3, 4), **options):
+    "The widget's state and controls. `curve`: draw the whole curve, or only what the sliders say? `options`: further fields of the request."
+    def __init__(self, weights="mini", *, seeds=(1, 2, 3, 4), curve=True, **options):
         import ipywidgets as W
         self.weights, self.options = weights, {"num_inference_steps": 8, "sampler": "unipc", "seed": list(seeds), **options}
         self.courses, self.points, self.shown, self.thread, self.lock = {}, {}, None, None, threading.RLock()
         made = self.controls = _controls(
-            guide=W.Dropdown(options=list(GUIDES), description="guide"), scale=W.FloatSlider(value=3.0, min=1, max=10, step=0.25, description="scale", continuous_update=False),
+            guide=W.Dropdown(options=list(GUIDES), description="guide"),
+            scale=W.FloatSlider(value=3.0, min=1, max=10, step=0.25, description="scale", continuous_update=False),
             interval=W.FloatRangeSlider(value=(0.0, 1.0), min=0, max=1, step=0.05, description="levels", continuous_update=False),
-            curve=W.ToggleButton(value=True, description="draw the whole curve"))
+            curve=W.ToggleButton(value=curve, description="draw the whole curve"))
         self.plot, self.stage = _picture(), _stage()
         self.widget = _box("guidance-explorer", W.VBox([*made.values()]), W.VBox([self.stage, self.plot]))
         for name in ("prompt", "guide", "scale", "interval", "curve"):
