@@ -273,21 +273,22 @@ CELLS += ["from sora_edu.studio import race\nshow = race.SamplersRace(num_frames
           "race.GuidanceExplorer(curve=False, seeds=(1, 2, 3), num_frames=5, num_inference_steps=4).widget"]
 
 
-def fits(page, box, width=1280, height=800):
-    "Does the widget, on a small laptop's screen, need no scrolling and leave no picture empty?"
+def fits(page, box, name, width=1280, height=800):
+    "Does the widget fit on a small laptop's screen, with no picture empty? What it takes is told if it does not."
     page.set_viewport_size({"width": width, "height": height})
     try:
         box.scroll_into_view_if_needed()
-        size = box.bounding_box()
-        wide = box.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
-        return size["height"] < height - 100 and size["x"] + size["width"] <= width and min(wide) > 200
+        wait_for(lambda: box.bounding_box()["width"] < width, 10, "the smaller screen")
+        photograph(box, name)
+        size, wide = box.bounding_box(), box.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
+        assert size["height"] < height - 100 and size["x"] + size["width"] <= width and min(wide) > 200, (size, wide)
     finally:
         page.set_viewport_size({"width": 1300, "height": 1500})
 
 
 def test_samplers_race(page):
     box, told = opened(page, "samplers-race")
-    start, stop, prompt = box.get_by_role("button", name="Start"), box.get_by_role("button", name="Stop"), box.locator("input[type=text]").first
+    start, stop, prompt = box.get_by_role("button", name="Start"), box.get_by_role("button", name="Stop"), box.locator("textarea").first
     box.locator("input[type=checkbox]").nth(4).focus()
     page.keyboard.press("Space")                                   # without the ancestral one
     choose(box, "evaluations").focus()
@@ -298,8 +299,7 @@ def test_samplers_race(page):
     wait_for(lambda: "asked" in told(), 90, "the first laps")
     wait_for(lambda: told().startswith("done"), 60, "the last")
     assert [line.split()[:3] for line in told().splitlines()[1:]] == [[name, "7", "asked"] for name in ("euler", "heun", "dpmpp_2m", "unipc")]
-    assert fits(page, box)
-    photograph(box, "samplers-race")
+    fits(page, box, "samplers-race")
     choose(box, "evaluations").focus()
     page.keyboard.press("End")                                     # 60: time enough to stop
     changes(page, lambda: image(box, 1), start.click, "another race's clips")
@@ -329,5 +329,4 @@ def test_guidance_explorer(page):
     changes(page, lambda: image(box, 1), lambda: box.get_by_role("button", name="draw the whole curve").click(), "a curve")
     full = lambda: box.locator(".progress-bar").first.evaluate("bar => parseFloat(bar.style.width) > 99")
     wait_for(full, 90, "the whole curve")
-    assert fits(page, box)
-    photograph(box, "guidance-explorer")
+    fits(page, box, "guidance-explorer")

@@ -235,12 +235,12 @@ def by_sampler(laps) -> dict:
 def race_figure(laps: dict, nfe: int):
     "A matplotlib Figure of `by_sampler`'s laps: error against evaluations, logarithmic."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(5.6, 2.7), layout="constrained")
+    fig = Figure(figsize=(5.3, 2.7), layout="constrained")
     ax = fig.subplots()
     for name, some in laps.items():
         ax.plot([lap.evaluations for lap in some], [max(lap.error, 1e-6) for lap in some], "o-", ms=3, lw=1.3, color=INKS.get(name), label=name)
     ax.set(yscale="log", xlim=(0, nfe + 0.5), xlabel="evaluations", ylabel="error at the same level")
-    ax.grid(alpha=0.3), ax.tick_params(labelsize=8)
+    ax.grid(alpha=0.3), ax.tick_params(which="both", labelsize=7)
     if laps:
         ax.legend(fontsize=7, ncols=2)
     return fig
@@ -293,7 +293,7 @@ def precision(course: Course, samplers=RACERS, budgets=(5, 9, 17, 33), *, truth:
                 out[lap.sampler].append((lap.evaluations, lap.error))
     return out
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-040
+# %% ../../nbs/20d_studio.race.ipynb #cell-041
 class _Stopped(Exception):
     "Raised out of a progress function by a button."
 
@@ -301,11 +301,11 @@ class _Stopped(Exception):
 def _controls(**more):
     "What both widgets have: a prompt, a bar, a status, and the rest in between."
     import ipywidgets as W
-    made = {"prompt": W.Text(value=PROMPT, description="prompt", continuous_update=False), **more,
+    made = {"prompt": W.Textarea(value=PROMPT, rows=2, description="prompt", continuous_update=False), **more,
             "bar": W.IntProgress(description="ready"), "status": W.HTML(text("ready"))}
     for control in made.values():
         if control.layout.width is None:
-            control.layout.width = "25em"
+            control.layout.width = "23em"
     return made
 
 
@@ -314,13 +314,13 @@ def _stage():
     import ipywidgets as W
     return W.Image(format="webp", layout=W.Layout(max_width="100%", object_fit="contain", align_self="flex-start"))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-041
+# %% ../../nbs/20d_studio.race.ipynb #cell-042
 class SamplersRace:
     "The widget's state and controls. `options`: further fields of the request, such as num_frames."
     def __init__(self, weights="mini", **options):
         import ipywidgets as W
         self.weights, self.options, self.laps, self.thread, self.stopping = weights, options, {}, None, threading.Event()
-        self.ticks = {name: W.Checkbox(value=name in RACERS[:5], description=name, indent=False, layout=W.Layout(width="11em")) for name in RACERS}
+        self.ticks = {name: W.Checkbox(value=name in RACERS[:5], description=name, indent=False, layout=W.Layout(width="auto")) for name in RACERS}
         self.start, self.stop = W.Button(description="Start"), W.Button(description="Stop", disabled=True)
         self.start.on_click(self._begin), self.stop.on_click(lambda _: self.stopping.set())
         made = self.controls = _controls(
@@ -328,7 +328,7 @@ class SamplersRace:
             guidance=W.FloatSlider(value=3.0, min=0, max=10, step=0.5, description="guidance"),
             nfe=W.IntSlider(value=11, min=1, max=60, description="evaluations"),
             steps=W.Dropdown(options=[50, 100, 200, 500], value=500, description="reference"),
-            ticks=W.GridBox([*self.ticks.values()], layout=W.Layout(grid_template_columns="1fr 1fr", width="25em")), buttons=W.HBox([self.start, self.stop]))
+            ticks=W.GridBox([*self.ticks.values()], layout=W.Layout(grid_template_columns="1fr 1fr", width="23em")), buttons=W.HBox([self.start, self.stop]))
         self.plot, self.stage = _picture(), _stage()
         self.widget = _box("samplers-race", W.VBox([*made.values()]), W.VBox([self.plot, self.stage]))
 
@@ -387,7 +387,7 @@ class SamplersRace:
         head = "" if not moves else "stopped\n" if self.stopping.is_set() else "done\n"
         self.controls["status"].value = text(head + ("reference was kept\n" if truth.kept else "") + "\n".join(lines))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-048
+# %% ../../nbs/20d_studio.race.ipynb #cell-049
 GUIDES = {"plain": plain, "rescaled": rescaled, "projected": projected, "projected, limited": partial(projected, norm=10.0)}
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.5, 6.0, 9.0)                # at which a curve is drawn
 
@@ -413,7 +413,7 @@ class Point:
     latents: Tensor
     measures: tuple
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-049
+# %% ../../nbs/20d_studio.race.ipynb #cell-050
 def _judge_of(world: str):
     "How to read a prompt and clips of a world, and how to compare the two."
     if world == "mini":
@@ -437,7 +437,7 @@ def measures(clips: np.ndarray, prompt: str, *, world: str = "mini", fps: float 
     variety = [np.abs(a - b).mean() for a, b in combinations(grey, 2)]
     return float(np.mean(obeyed)), float((grey.max(-1) - grey.min(-1)).mean()), float(np.mean(variety))
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-051
+# %% ../../nbs/20d_studio.race.ipynb #cell-052
 def explore(course: Course, setting: Setting, *, progress=False) -> Point:
     "One point of the map, from disk if it is there. The course has one prompt and two or more seeds; its request says which sampler, and steps."
     r, c = course.request, course.models.config
@@ -453,38 +453,38 @@ def explore(course: Course, setting: Setting, *, progress=False) -> Point:
     _keep(path, {"latents": last.latents.cpu(), "measures": torch.tensor(told, dtype=torch.float64)}, 1000)
     return Point(setting, last.latents.cpu(), told)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-054
+# %% ../../nbs/20d_studio.race.ipynb #cell-055
 GUIDE_INKS = dict(zip(GUIDES, ("#1f77b4", "#66a182", "#d1495b", "#edae49")))
 
 
 def curve_figure(points: dict, here: Setting):
     "A matplotlib Figure of Setting -> Point: three measures over the scale, for each guide that has points in the interval of `here`."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(7.2, 2.3), layout="constrained")
+    fig = Figure(figsize=(5.3, 2.0), layout="constrained")
     for k, (ax, what) in enumerate(zip(fig.subplots(1, 3), ("obedience", "saturation", "variety"))):
         for name, ink in GUIDE_INKS.items():
             pairs = sorted((s.scale, p.measures[k]) for s, p in points.items() if s == replace(here, guide=name, scale=s.scale))
             if pairs:
                 ax.plot(*zip(*pairs), "o-", ms=3, lw=1.3, color=ink, label=name)
         ax.axvline(here.scale, color="grey", lw=0.8, ls=":")
-        ax.set(xlabel="scale", title=what, xlim=(0.5, 10.5)), ax.tick_params(labelsize=7), ax.title.set_fontsize(9)
+        ax.set(title=what, xlim=(0.5, 10.5)), ax.set_xlabel("scale", fontsize=8), ax.tick_params(labelsize=7), ax.title.set_fontsize(9)
         if k == 0 and len(ax.lines) > 1:
             ax.legend(fontsize=6)
     return fig
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-057
+# %% ../../nbs/20d_studio.race.ipynb #cell-058
 def cast(point: Point, course: Course, **how) -> list:
     "Frames, as images, of a point's clips side by side, marked, the seeds beneath."
     clips = mark(decode(point.latents.to(course.models.device), weights=course.models))
     return [sheet({f"seed {seed}": clip[t] for seed, clip in zip(course.request.seed, clips)}, **how) for t in range(clips.shape[1])]
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-062
+# %% ../../nbs/20d_studio.race.ipynb #cell-063
 def nearest(points, here: Setting):
     "Of some settings the one most like `here`, or None if there are none: same guide, then interval, then ratio of scales."
     apart = lambda s: (s.guide != here.guide, round(abs(s.low - here.low) + abs(s.high - here.high), 6), abs(math.log((s.scale + 0.1) / (here.scale + 0.1))))
     return min(points, key=apart, default=None)
 
-# %% ../../nbs/20d_studio.race.ipynb #cell-064
+# %% ../../nbs/20d_studio.race.ipynb #cell-065
 class GuidanceExplorer:
     "The widget's state and controls. `curve`: draw the whole curve, or only what the sliders say? `options`: further fields of the request."
     def __init__(self, weights="mini", *, seeds=(1, 2, 3, 4), curve=True, **options):
