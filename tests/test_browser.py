@@ -47,7 +47,8 @@ def lab(tmp_path_factory):
     "The address of a JupyterLab with one notebook."
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     (folder / "widgets.ipynb").write_text(notebook(CELLS))
-    env = {**os.environ, **{f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "RUNTIME", "DATA")}, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, **{f"JUPYTER_{k}_DIR": str(folder / k) for k in ("CONFIG", "RUNTIME", "DATA")}, "PYTHONPATH": str(Path(__file__).parents[1]),
+           "SORA_EDU_CACHE": str(folder / "kept")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", f"--IdentityProvider.token={TOKEN}",
                f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     server = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -265,3 +266,67 @@ def test_world_atlas(page):
     first = told()
     wait_for(lambda: told() not in (first, "5 weathers, 0.25 s"), 20, "one frame after the other")
     photograph(box, "world-atlas")
+
+
+# -- samplers and guidance ---------------------------------------------------------------------------------------------
+CELLS += ["from sora_edu.studio import race\nshow = race.SamplersRace(num_frames=5)\nshow.controls['steps'].value = 50\nshow.widget",
+          "race.GuidanceExplorer(curve=False, seeds=(1, 2, 3), num_frames=5, num_inference_steps=4).widget"]
+
+
+def fits(page, box, name, width=1280, height=800):
+    "Does the widget fit on a small laptop's screen, with no picture empty? What it takes is told if it does not."
+    page.set_viewport_size({"width": width, "height": height})
+    try:
+        box.scroll_into_view_if_needed()
+        wait_for(lambda: box.bounding_box()["width"] < width, 10, "the smaller screen")
+        photograph(box, name)
+        size, wide = box.bounding_box(), box.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
+        assert size["height"] < height - 100 and size["x"] + size["width"] <= width and min(wide) > 200, (size, wide)
+    finally:
+        page.set_viewport_size({"width": 1300, "height": 1500})
+
+
+def test_samplers_race(page):
+    box, told = opened(page, "samplers-race")
+    start, stop, prompt = box.get_by_role("button", name="Start"), box.get_by_role("button", name="Stop"), box.locator("textarea").first
+    box.locator("input[type=checkbox]").nth(4).focus()
+    page.keyboard.press("Space")                                   # without the ancestral one
+    choose(box, "evaluations").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    start.focus()
+    page.keyboard.press("Enter")
+    wait_for(lambda: "asked" in told(), 90, "the first laps")
+    wait_for(lambda: told().startswith("done"), 60, "the last")
+    assert [line.split()[:3] for line in told().splitlines()[1:]] == [[name, "7", "asked"] for name in ("euler", "heun", "dpmpp_2m", "unipc")]
+    fits(page, box, "samplers-race")
+    choose(box, "evaluations").focus()
+    page.keyboard.press("End")                                     # 60: time enough to stop
+    changes(page, lambda: image(box, 1), start.click, "another race's clips")
+    stop.click()
+    wait_for(lambda: told().startswith("stopped") and "reference was kept" in told(), 30, "the stop, after a reference that was there at once")
+    kept = image(box), image(box, 1)
+    prompt.fill("a small <b>red</b> starr")
+    prompt.press("Tab")
+    start.click()
+    wait_for(lambda: "prompt: got" in told(), 20, "the refusal")
+    assert "<b>" in told() and box.locator("pre b").count() == 0 and (image(box), image(box, 1)) == kept
+
+
+def test_guidance_explorer(page):
+    box, told = opened(page, "guidance-explorer")
+    wait_for(lambda: "shown: plain 3," in told(), 90, "the first clips")
+    choose(box, "scale").focus()
+    changes(page, lambda: image(box), lambda: page.keyboard.press("End"), "clips of scale 10")
+    wait_for(lambda: "shown: plain 10," in told(), 20, "its figures")
+    changes(page, lambda: image(box), lambda: choose(box, "guide").select_option("rescaled"), "clips of another guide")
+    choose(box, "levels").focus()
+    changes(page, told, lambda: page.keyboard.press("ArrowRight"), "other levels by keyboard")
+    wait_for(lambda: "shown: rescaled 10, levels 0.05 to 1" in told(), 20, "clips of those levels")
+    page.keyboard.press("ArrowLeft")
+    wait_for(lambda: "shown: rescaled 10, levels 0 to 1" in told(), 20, "the way back")
+    choose(box, "guide").select_option("plain")
+    changes(page, lambda: image(box, 1), lambda: box.get_by_role("button", name="draw the whole curve").click(), "a curve")
+    full = lambda: box.locator(".progress-bar").first.evaluate("bar => parseFloat(bar.style.width) > 99")
+    wait_for(full, 90, "the whole curve")
+    fits(page, box, "guidance-explorer")
