@@ -212,3 +212,10 @@ def test_frames_of_another_leg_are_refused(tmp_path):
     build_cache(few, tmp_path, workers=0, progress=False)
     with pytest.raises(ValueError, match="out: got .* drawn with seed 0, allowed: 1"):
         build_cache(replace(few, seed=1), tmp_path, workers=0, progress=False)
+
+
+@pytest.mark.parametrize("seen, layer", [(1.0, 0), (0.5, 1), (0.1, None)])
+def test_who_is_covered_has_a_map_of_their_own(seen, layer):
+    actors, names = torch.tensor([[[0.5, 0.5, 0.1, 0.0, seen]]]), torch.zeros(1, 1, 2, dtype=torch.long)
+    heat = S._spots(actors, names, torch.ones(1, 1))[0]
+    assert [float(heat[0, k].max()) == 1 for k in (0, 1)] == [layer == 0, layer == 1]
