@@ -282,7 +282,7 @@ def test_evaluate(capsys, weights, tmp_path):
                                         (["nano", "--device", "gpu"], "device"), (["mini", "--leg", 2], "--from"), (["mini", "--leg", 2, "--from", "nowhere"], "nowhere"),
                                         (["mini", "--leg", 2, "--all-legs"], "--all-legs"), (["nano", "--from", "mini"], "from_weights"),
                                         (["nano", "--data", "nowhere"], "data: got nowhere"), (["oracle", "--data", "x"], "--data"),
-                                        (["oracle", "--leg", 3], "--leg: got 3, allowed: 0 to 2"), (["oracle", "--leg", 1], "--from: got None"),
+                                        (["oracle", "--leg", 4], "--leg: got 4, allowed: 0 to 3"), (["oracle", "--leg", 1], "--from: got None"),
                                         (["oracle", "--from", "x"], "leg 0 begins anew"), (["oracle", "--leg", 1, "--from", "nowhere"], "--from: got nowhere")])
 def test_train_refuses(capsys, args, word):
     assert word in refused(capsys, "train", *args)
