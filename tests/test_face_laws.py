@@ -232,12 +232,19 @@ def test_the_stock_transformer_in_half_precision(pipe):
 def test_a_rule_that_reads_prompts_keeps_embeddings_out(pipe):
     embeds, negative = pipe.encode_prompt(PROMPT)
     class Rule(G.Hooks):
+        heard = []
+
         def before(self, prompt):
+            self.heard.append(prompt)
             return prompt
     pipe.hooks = Rule()
     refused(pipe, "prompt_embeds: got 'embeddings', allowed: a text", None, prompt_embeds=embeds)
-    refused(pipe, "its prompt_embeds: got 'embeddings', allowed: a text", callback_on_step_end=lambda *_: {"prompt_embeds": embeds})
-    assert torch.isfinite(latents(pipe, negative_prompt_embeds=negative)).all()
+    refused(pipe, "negative_prompt_embeds: got 'embeddings', allowed: a text", negative_prompt_embeds=negative)
+    for name in ("prompt_embeds", "negative_prompt_embeds"):
+        refused(pipe, f"its {name}: got 'embeddings', allowed: a text", callback_on_step_end=lambda *_: {name: embeds + 1})
+    Rule.heard.clear()
+    latents(pipe, negative_prompt="blue")
+    assert Rule.heard == [PROMPT, "blue"]                   # a negative text steers, too
 
 
 # -- schedulers
@@ -361,7 +368,8 @@ def test_our_scheduler_in_other_pipelines(name):
     (dict(negative_prompt="red " * 40), "negative_prompt: got 41 tokens, allowed: at most 15"),
     (dict(sigmas=[]), "sigmas: got []"), (dict(sigmas=[0.5, 0.7, 0.1]), "sigmas: got [0.5"), (dict(sigmas=[1.0, 0.5, 0.0]), "sigmas: got [1.0"), (dict(sigmas="all"), "sigmas: got 'all'"),
     (dict(sigmas=[1.0, 0.5]), "num_inference_steps: got 3, allowed: 2"), (dict(callback_on_step_end=3), "callback_on_step_end: got 3"),
-    (dict(callback_on_step_end_tensor_inputs="latents"), "callback_on_step_end_tensor_inputs: got 'latents'"), (dict(generator=5), "generator: got 5"),
+    (dict(callback_on_step_end_tensor_inputs="latents"), "callback_on_step_end_tensor_inputs: got 'latents'"), (dict(generator=5), "generator: got 5"), (dict(sigmas=["a"]), "sigmas: got ['a']"),
+    (dict(sigmas=[None]), "sigmas: got [None]"), (dict(generator=[None]), "generator: got [None]"),
     (dict(latents=torch.zeros(1, 16, 1, 8, 8, dtype=torch.long)), "latents: got 'torch.int64 on cpu'"), (dict(latents=torch.zeros(1, 16, 1, 8, 8, device="meta")), "latents: got 'torch.float32 on meta'"),
     (dict(latents=torch.full((1, 16, 1, 8, 8), torch.inf)), "latents: got 'NaN or infinite values'"), (dict(height=72), "height: got 72"), (dict(num_frames=4), "num_frames: got 4")])
 def test_bad_arguments(pipe, options, part):

@@ -414,6 +414,31 @@ def test_the_explorer_draws_its_curve(look):
     assert look.controls["bar"].value == look.controls["bar"].max == 4 and opened(look.stage.value).n_frames == 5
 
 
+def test_a_prompt_typed_while_another_is_refused_is_not_lost(look, monkeypatch):
+    settled(look)
+    began, go, real = threading.Event(), threading.Event(), R.course
+
+    def refused_late(prompt, **options):
+        if "blue" not in prompt:
+            began.set()
+            assert go.wait(200)
+            raise ValueError("prompt: got nonsense")
+        return real(prompt, **options)
+    monkeypatch.setattr(R, "course", refused_late)
+    look.controls["prompt"].value = "a green horse"
+    assert began.wait(200)
+    look.controls["prompt"].value = blue = PROMPT.replace("red", "blue")
+    go.set()
+    assert "shown: plain 3" in settled(look) and look.shown == (blue, R.Setting())
+
+
+def test_another_judge_does_not_take_over_kept_measures(monkeypatch):
+    assert R._judge_version("mini") == R._judge_version("mini") != R._judge_version("full")
+    one = R._judge_version("full")
+    monkeypatch.setattr("sora_edu.world.eye.LIMITS", {"broken": (0.1, "not whole")})
+    assert R._judge_version("full") != one
+
+
 def test_a_slider_shows_the_nearest_and_fetches_the_missing(look, monkeypatch):
     settled(look)
     go, real = threading.Event(), R.explore

@@ -153,10 +153,13 @@ class FastDiT:
             return
         first, dtype = self.net.patch_embedding, self.net.blocks[0].ffn.net[2].weight.dtype
         self.able = first.weight.device.type == "cpu" and first.weight.dtype == torch.float32 and dtype in (torch.float32, torch.bfloat16)
+        self.seen = now
+        if not self.able:
+            return
         with torch.no_grad():
-            self.parts = [part(block, dtype == torch.float32) for block in self.net.blocks] if self.able else []
+            self.parts = [part(block, dtype == torch.float32) for block in self.net.blocks]
             self.first = Layer(first.weight.permute(2, 3, 4, 1, 0).flatten(0, 3).contiguous(), first.bias.clone())
-            self.last, self.levels, self.seen = layer(self.net.proj_out), {}, now
+            self.last, self.levels = layer(self.net.proj_out), {}
 
     def text_cache(self, encoder_hidden_states: Tensor) -> KeptText:
         "A text [B, L, text_dim], prepared for many calls."

@@ -66,14 +66,16 @@ class _Face(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **options):
         "As diffusers has it, but strictly: a folder only, no pickles, and every tensor there, known, and of its shape."
-        if not options.get("variant"):
-            folder = Path(pretrained_model_name_or_path, options.get("subfolder") or "")
-            tensors = read_tensors(folder)
-            with torch.device("meta"):
-                wrong = misfits(cls.from_config(cls.load_config(folder, local_files_only=True)), tensors)
-            if wrong:
-                raise ValueError(f"state dict of {cls.__name__}: {'; '.join(wrong)}")
-        return super().from_pretrained(pretrained_model_name_or_path, **{"local_files_only": True, "use_safetensors": True} | options)
+        for name, allowed in (("variant", None), ("use_safetensors", True)):
+            if options.setdefault(name, allowed) not in (None, allowed):
+                _refuse(name, options[name], allowed)
+        folder = Path(pretrained_model_name_or_path, options.get("subfolder") or "")
+        tensors = read_tensors(folder)
+        with torch.device("meta"):
+            wrong = misfits(cls.from_config(cls.load_config(folder, local_files_only=True)), tensors)
+        if wrong:
+            raise ValueError(f"state dict of {cls.__name__}: {'; '.join(wrong)}")
+        return super().from_pretrained(pretrained_model_name_or_path, **{"local_files_only": True} | options | {"use_safetensors": True})
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-011
 class SoraVAE(VAE, _Face):
@@ -268,17 +270,17 @@ class _Texts:
 
     def _given(self, name, embeds, clips=None, length=None) -> Tensor:
         "Embeddings from outside, if there is no rule that reads prompts, and they have the width and length that the networks know."
-        if name.endswith("prompt_embeds") and "negative" not in name and getattr(self.hooks.before, "__func__", None) is not Hooks.before:
+        if name.endswith("prompt_embeds") and getattr(self.hooks.before, "__func__", None) is not Hooks.before:
             _refuse(name, "embeddings", "a text, which the rule in hooks.before can read")
         length = length if self.text_encoder is None else self.text_encoder.config.max_length
         return _tensor(name, embeds, (clips, length, self.transformer.config.text_dim), self._execution_device)
 
     def _negative(self, negative, prompts):
-        "One negative text a prompt; the empty one is what the model was trained to do without."
+        "One negative text a prompt, as the hook lets it pass; the empty one is what the model was trained to do without."
         texts = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * prompts
         if len(texts) != prompts or not all(isinstance(t, str) for t in texts):
             _refuse("negative_prompt", negative, f"a text, or one for each of {prompts} prompts")
-        return texts
+        return [text and self.hooks.before(text) for text in texts]
 
 # %% ../../nbs/17_pipeline.face.ipynb #cell-029e
 class _Loop:
@@ -289,8 +291,9 @@ class _Loop:
         "The noise to start from: `latents` if given, else drawn from the generator, or one generator a clip."
         shape = (len(request.prompt), self.transformer.config.in_channels, 1 + (request.num_frames - 1) // 4,
                  request.height // 8, request.width // 8)
-        many = generator if isinstance(generator, (list, tuple)) else [generator] * shape[0]
-        if len(many) != shape[0] or not all(g is None or isinstance(g, torch.Generator) for g in many):
+        generator = list(generator) if isinstance(generator, tuple) else generator
+        many = generator if isinstance(generator, list) else [generator] * shape[0]
+        if len(many) != shape[0] or not (generator is None or all(isinstance(g, torch.Generator) for g in many)):
             _refuse("generator", len(many) if len(many) != shape[0] else generator, f"a torch.Generator, or a list with one for each of {shape[0]} clips")
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
@@ -384,7 +387,10 @@ class _Checks:
         "Explicit noise levels as a tensor [steps], or None."
         if sigmas is None:
             return None
-        levels = torch.as_tensor(sigmas, dtype=torch.float32).cpu() if torch.is_tensor(sigmas) or isinstance(sigmas, (list, tuple, np.ndarray)) else torch.zeros(0)
+        try:
+            levels = torch.as_tensor(sigmas, dtype=torch.float32).cpu()
+        except (TypeError, ValueError, RuntimeError):
+            levels = torch.zeros(0)
         if levels.ndim != 1 or not len(levels) or not 0 < levels[-1] <= levels[0] <= 1 or not (levels.diff() < 0).all():
             _refuse("sigmas", sigmas, "noise levels that fall, from at most 1 to more than 0 (the last 0 is added)")
         if steps not in (None, len(levels)):

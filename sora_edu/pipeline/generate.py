@@ -244,7 +244,7 @@ def _fill(net, tensors, where):
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-030
 def default_dtype(device: torch.device) -> torch.dtype:
-    "bfloat16 on GPUs with CUDA, else float32: the fastest whose frames stay within a grey level of float32's (chapter 9c)."
+    "bfloat16 on GPUs with CUDA; on CPUs float32, the fastest whose frames stay within a grey level of float32's (chapter 9c)."
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-032

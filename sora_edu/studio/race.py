@@ -425,6 +425,15 @@ def _judge_of(world: str):
     return parse, read, agrees
 
 
+def _judge_version(world: str) -> str:
+    "What else than this package's version decides how clips of a world are read."
+    if world == "mini":
+        return "rules"
+    from importlib.resources import files
+    from sora_edu.world.eye import LIMITS
+    return hashlib.sha256((files("sora_edu") / "data" / "oracle.safetensors").read_bytes() + json.dumps(LIMITS).encode()).hexdigest()
+
+
 def measures(clips: np.ndarray, prompt: str, *, world: str = "mini", fps: float = 8) -> tuple:
     "uint8 clips [B, T, H, W, 3] of one prompt, B from 2 -> obedience, saturation, variety, each from 0 to 1."
     parse, read, compare = _judge_of(world)
@@ -443,7 +452,7 @@ def explore(course: Course, setting: Setting, *, progress=False) -> Point:
     r, c = course.request, course.models.config
     if len(set(r.prompt)) > 1 or len(r.seed) < 2:
         raise ValueError(f"course: got {len(set(r.prompt))} prompts and {len(r.seed)} seeds, allowed: one prompt, two or more seeds")
-    path = _place(course, "guidance", sampler=r.sampler, steps=r.num_inference_steps, setting=asdict(setting))
+    path = _place(course, "guidance", judge=_judge_version(c.world), sampler=r.sampler, steps=r.num_inference_steps, setting=asdict(setting))
     if found := _kept(path):
         return Point(setting, found["latents"], tuple(found["measures"].tolist()))
     velocity = field(course, GUIDES[setting.guide](setting.scale), (setting.low, setting.high))
@@ -528,6 +537,7 @@ class GuidanceExplorer:
             return None if missing is None else (prompt, missing)
 
     def _work(self):
+        todo = None
         try:
             while todo := self._next():
                 prompt, setting = todo
@@ -540,6 +550,8 @@ class GuidanceExplorer:
         except Exception as error:
             with self.lock:                                  # the next change of a control tries again
                 self.thread, self.controls["status"].value = None, text(error if isinstance(error, ValueError) else traceback.format_exc())
+                if todo and todo[0] != self.controls["prompt"].value:           # another prompt was asked for meanwhile
+                    self._ask()
 
     def _show(self):
         "The nearest clips that there are for this prompt, and the curves; nothing changes if there are none."

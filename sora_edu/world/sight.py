@@ -139,10 +139,7 @@ def load_sight(path=None) -> Sight:
     with safe_open(path, "pt") as file:
         config = json.loads((file.metadata() or {}).get("config", "{}"))
     net = Sight(SightConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
-    if len(state.get("spots.bias", ())) == sum(SPOTS.values()) - 1:          # weights from before there were two maps of what is there
-        state |= {k: torch.cat([state[k][:1], state[k]]) for k in ("spots.weight", "spots.bias")}
-    net.load_state_dict(state)
+    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     return net.eval().to(memory_format=torch.channels_last)
 
 # %% ../../nbs/05i_world.sight.ipynb #cell-055
