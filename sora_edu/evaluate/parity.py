@@ -131,9 +131,8 @@ def our_latents(models, noise, texts, sigmas, guidance_scale, interval):
 
 def beginning(models, prompts, seeds, shape=(5, 8, 8)):
     "First noise and both embeddings of some prompts."
-    from sora_edu.model.text import tokenize
     with torch.no_grad():
-        embeds = models.text_encoder(tokenize([*prompts, ""], models.tokenizer, models.config.text_encoder.max_length))
+        embeds = models.embeds(prompts)
     noise = make_noise(seeds, (models.config.dit.in_channels, *shape))
     return noise, (embeds[:-1], embeds[-1:].expand(len(prompts), -1, -1))
 

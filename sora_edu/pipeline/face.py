@@ -35,6 +35,7 @@ from ..diffusion.flow import shift_sigma
 from ..diffusion.guidance import cfg
 from ..diffusion.samplers import renoise, sigma_schedule
 from ..model.dit import DiT, DiTConfig
+from ..model.fast import mixed
 from ..model.text import TextConfig, TextEncoder, tokenize
 from ..model.vae import VAE, VAEConfig
 from ..model.wan import misfits, read_tensors
@@ -125,8 +126,7 @@ class SoraTransformer3DModel(DiT, _Face):
     def forward(self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor = None, *,
                 cache=None, return_dict: bool = True):
         "Latents, timesteps 0..1000 as [B], [B, T'] or [B, tokens], text -> `.sample`, the velocity in float32."
-        half = self.blocks[0].ffn.net[2].weight.dtype != torch.float32
-        with torch.autocast(hidden_states.device.type, torch.bfloat16, enabled=half):
+        with mixed(self):
             v = DiT.forward(self, hidden_states, timestep, encoder_hidden_states, cache=cache).float()
         return Transformer2DModelOutput(sample=v) if return_dict else (v,)
 

@@ -130,6 +130,11 @@ class Models:
         "What the transformer multiplies in."
         return self.dit.blocks[0].ffn.net[2].weight.dtype
 
+    def embeds(self, prompts) -> Tensor:
+        "Texts as the transformer reads them, [B + 1, L, D]; the last one says nothing."
+        ids = tokenize([*prompts, ""], self.tokenizer, self.config.text_encoder.max_length)
+        return self.text_encoder(ids.to(self.device))
+
     @cached_property
     def fast(self):
         "The transformer as chapter 9c runs it."
@@ -501,8 +506,7 @@ def network(models: Models) -> Callable:
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-070
 def _velocity(request, models):
     "The velocity of a batch as a function of its latents and noise levels, text and guidance already inside."
-    ids = tokenize(list(request.prompt) + [""], models.tokenizer, models.config.text_encoder.max_length)
-    embeds = models.text_encoder(ids.to(models.device))
+    embeds = models.embeds(request.prompt)
     null = embeds[-1:].expand(len(request.prompt), -1, -1)
     return cfg(network(models), embeds[:-1], null, request.guidance_scale, models.config.guidance_interval)
 

@@ -31,7 +31,6 @@ from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.guides import guided, plain, projected, rescaled
 from ..diffusion.samplers import sample, sigma_schedule
 from ..diffusion.solvers import SOLVERS
-from ..model.text import tokenize
 from ..pipeline.generate import Models, Request, _models, _whole, check, decode, first_noise, mark, network
 from .anatomy import png_of
 from .widgets import _box, _picture, text
@@ -68,10 +67,9 @@ def course(prompt, *, weights="mini", guidance_interval=None, **options) -> Cour
     models = _models(weights, dtype=torch.float32)
     request = check(Request(prompt, **options), models)
     interval = check_interval(models.config.guidance_interval if guidance_interval is None else guidance_interval)
-    ids = tokenize([*request.prompt, ""], models.tokenizer, models.config.text_encoder.max_length)
     dice = [torch.Generator().manual_seed(seed) for seed in request.seed]
     with torch.no_grad():
-        return Course(models, request, interval, first_noise(request, models, dice), models.text_encoder(ids.to(models.device)), dice)
+        return Course(models, request, interval, first_noise(request, models, dice), models.embeds(request.prompt), dice)
 
 # %% ../../nbs/20d_studio.race.ipynb #cell-009
 def field(course: Course, guide=None, interval=None):
