@@ -22,6 +22,18 @@ TOLD = {  # the figures that a newcomer cares for, in words
     "playback_single": "one clip on two cores, seconds it plays ÷ seconds it took",
     "demo_first": "`make demo` in a fresh clone",
 }
+PARITY = {  # the same, beside the library that everyone uses
+    "dit_parity": "the transformer, largest difference on equal weights",
+    "vae_parity": "Wan's video autoencoder, built in chapter 7b: the same",
+    "sampler_parity": "eight samplers, worst difference over 50 steps",
+    "stock_frames": "our weights in its network and scheduler: frames differ by at most, grey levels",
+    "speed_dit_1": "sampling one clip, its time ÷ ours, bfloat16",
+    "speed_dit_16": "sampling sixteen clips, its time ÷ ours, bfloat16",
+    "speed_train": "a training step, its time ÷ ours",
+    "dit_floor_share": "of our pass in float32, what bare matrix products and attention take",
+    "families_equal": "families of open models driven by our loop, equal to their own pipelines",
+    "ten_steps": "ten steps of the best sampler against Euler's thirty: more clips all right, at least",
+}
 LINK = re.compile(r"""(\]\(|\bsrc="|\bhref=")(?!https?:|mailto:|\#|/)([^)"\s]+)""")
 
 
@@ -42,10 +54,10 @@ def number(row):
     return short(row["value"]) + unit + interval
 
 
-def figures_table(rows):
-    "The rows of `figures/first-light.json` that are told, as a markdown table."
-    told = {row["name"]: row for row in rows if row["name"] in TOLD and row["value"] is not None}
-    lines = [f"| {TOLD[name]} | {number(told[name])} |" for name in TOLD if name in told]
+def figures_table(rows, words=TOLD):
+    "Of the rows of a file in figures/ those that `words` tells, as a markdown table."
+    told = {row["name"]: row for row in rows if row["name"] in words and row["value"] is not None}
+    lines = [f"| {words[name]} | {number(told[name])} |" for name in words if name in told]
     return "\n".join(["| what | measured |", "| --- | --- |", *lines]) + "\n" if lines else "*Not measured yet.*\n"
 
 
@@ -67,8 +79,8 @@ def with_tables(text, tables):
 def index(path=INDEX, figures=FIGURES):
     "The index notebook as a dict, with the tables as they are now."
     rows = {name: json.loads((figures / f"{name}.json").read_text(encoding="utf-8")) if (figures / f"{name}.json").exists() else []
-            for name in ("first-light", "leaderboard")}
-    tables = {"figures": figures_table(rows["first-light"]), "leaderboard": board_table(rows["leaderboard"])}
+            for name in ("first-light", "parity", "leaderboard")}
+    tables = {"figures": figures_table(rows["first-light"]), "parity": figures_table(rows["parity"], PARITY), "leaderboard": board_table(rows["leaderboard"])}
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = with_tables("".join(cell["source"]), tables).splitlines(keepends=True)
