@@ -114,6 +114,19 @@ def test_controls_score_nothing():
     assert all(told[k]["n"] == 12 for k in ("noise", "permuted prompts"))
 
 
+def test_the_nearest_training_clip_shares_most_words_and_is_never_a_held_out_one():
+    cases, stream = A.suite("heldout", 6), A.World().sample(10, 300)
+    shared = lambda a, b: sum(getattr(a, slot) == getattr(b, slot) for slot in A.ATTRIBUTES)
+    for case, scene in zip(cases, A.nearest_training(cases, 300), strict=True):
+        counts = [shared(other.description, case.description) for other in stream]
+        assert scene in stream and shared(scene.description, case.description) == max(counts) < 5
+        assert stream.index(scene) == min(i for i, other in enumerate(stream) if other.description == scene.description)
+    known = stream[7]
+    assert A.nearest_training([A.Case("", 0, known.description)], 300)[0].description == known.description
+    with pytest.raises(ValueError, match="n: got 0, allowed: a whole number from 1"):
+        A.nearest_training(cases, 0)
+
+
 def test_controls_leave_still_prompts_out_and_never_judge_a_clip_against_itself():
     asked = []
 

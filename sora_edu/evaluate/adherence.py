@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUITES', 'SUITE_SEED', 'Case', 'make_suites', 'suites_json', 'suite', 'judge', 'wilson', 'tally', 'generator',
-           'evaluate', 'spoiled', 'random_models', 'controls', 'rendered', 'ceilings']
+           'evaluate', 'spoiled', 'random_models', 'controls', 'nearest_training', 'rendered', 'ceilings']
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-003
 import json
@@ -21,7 +21,7 @@ from ..video import from_uint8
 from ..world.captions import caption
 from ..world.oracle import matches, read
 from ..world.render import render
-from ..world.scene import ACTIONS, ACTORS, ATTRIBUTES, COLOURS, SETTINGS, SIZES, Description, is_heldout, make_scene
+from ..world.scene import ACTIONS, ACTORS, ATTRIBUTES, COLOURS, SETTINGS, SIZES, Description, World, is_heldout, make_scene
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-007
 SUITES = {"seen": 480, "heldout": 240}       # name -> prompts
@@ -265,6 +265,16 @@ def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, p
             judged.setdefault(name, []).extend(judge(video, said))
     out = {name: tally(rows) for name, rows in judged.items()}
     return dict(suite="controls", n=len(wanted), worst=max(t["all"]["share"] for t in out.values()), **out)
+
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-059c
+def nearest_training(cases, n: int = 5000, seed: int = 10) -> list:
+    """For each case the scene that shares most words with it among the first `n` that training draws from the stream `seed`
+    (mini's own is 10): what a model that only remembers would show. ValueError if n is not above 0."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: got {n!r}, allowed: a whole number from 1")
+    known = {scene.description: scene for scene in reversed(World().sample(seed, n))}
+    shared = lambda a, b: sum(getattr(a, slot) == getattr(b, slot) for slot in ATTRIBUTES)
+    return [known[max(known, key=lambda other: shared(other, case.description))] for case in cases]
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-061
 def rendered(cases) -> Tensor:

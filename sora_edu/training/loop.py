@@ -118,9 +118,9 @@ def save_vae(vae: VAE, path):
     save_tensors(Path(path), vae.state_dict(), {"config": json.dumps(dataclasses.asdict(vae.config))})
 
 # %% ../../nbs/15_training.loop.ipynb #cell-020
-def prepare(cfg: TrainConfig, out: Path, *, vae=None, start=None, clips=None, data=None, device="cpu", resume=False, progress=True, workers=0):
+def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, clips=None, data=None, device="cpu", resume=False, progress=True, workers=0):
     """Stage one: the VAE (yours, if you hand one in; that of the packaged weights `start`, if there are any) and the cache of latents: of the
-    world, or of the videos in `data`, to which a VAE that is not yours is first adapted. `workers` processes draw what goes into buckets."""
+    config's `world` or of another, or of the videos in `data`, to which a VAE that is not yours is first adapted. `workers` processes draw what goes into buckets."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "vae.safetensors"
     if vae is None:
@@ -128,17 +128,17 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, start=None, clips=None, da
             save_vae(load_vae(Path(start) / "vae.safetensors"), path)
         if not path.exists():
             how = dict(resume=resume, progress=progress, device=device)
-            vae = train_autoencoder(cfg.autoencoder, out, world=World(cfg.world), workers=workers if cfg.buckets else 0, **how)
-            save_vae(polish(vae, cfg.autoencoder, World(cfg.world), out=out, **how), path)
+            vae = train_autoencoder(cfg.autoencoder, out, world=world or World(cfg.world), workers=workers if cfg.buckets else 0, **how)
+            save_vae(polish(vae, cfg.autoencoder, world or World(cfg.world), out=out, **how), path)
         vae = load_vae(path).to(device)
         if data is not None:
             vae = adapted(vae, cfg, data, out, progress=progress)
     if data is not None:
         return vae, build_clip_cache(data, vae, out / "clips", shapes_of(cfg), max_length=cfg.text.max_length, device=device, progress=progress).to(device)
     if cfg.buckets is not None:
-        return vae, drawn(cfg, vae, out, clips, device=device, progress=progress, workers=workers).to(device)
+        return vae, drawn(cfg, vae, out, clips, world, device=device, progress=progress, workers=workers).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
-    return vae, cache.build(vae, World(cfg.world), clips=clips, device=device, progress=progress)
+    return vae, cache.build(vae, world or World(cfg.world), clips=clips, device=device, progress=progress)
 
 
 def shapes_of(cfg: TrainConfig):
@@ -146,9 +146,9 @@ def shapes_of(cfg: TrainConfig):
     return cfg.buckets or buckets_for(cfg.size, cfg.num_frames)
 
 
-def drawn(cfg: TrainConfig, vae, out: Path, clips=None, **how) -> ClipCache:
+def drawn(cfg: TrainConfig, vae, out: Path, clips=None, world=None, **how) -> ClipCache:
     "The latents of the first `clips` clips of a config with buckets (None: all), made or taken from `out`/world."
-    world = World(cfg.world, seed=cfg.seed + 10)
+    world = world or World(cfg.world, seed=cfg.seed + 10)
     return build_world_cache(world, vae, out / "world", cfg.buckets, min(clips or cfg.clips, cfg.clips), max_length=cfg.text.max_length, **how)
 
 
@@ -215,11 +215,12 @@ class Interrupt:
 # %% ../../nbs/15_training.loop.ipynb #cell-026
 @dataclass(frozen=True)
 class Parts:
-    "What a reader may swap without touching the package: the network, the loss, the codec, the optimizer."
+    "What a reader may swap without touching the package: the network, the loss, the codec, the optimizer, the world."
     model: object = Trainee            # called with the TrainConfig -> module(latents, sigma, ids)
     loss: object = training_loss       # called with (model, batch, leg, device) -> scalar
     vae: object = None                 # anything with encode, decode and config.latent_channels
     optimizer: object = Optimizers     # called with (network, learning rate) -> step(rate), state_dict, load_state_dict
+    world: object = None               # a World to draw from, instead of the config's
 
 # %% ../../nbs/15_training.loop.ipynb #cell-028
 class State:
@@ -327,7 +328,7 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
     if data is not None:
         find_clips(data)                                               # so is this
     how = dict(device=device, resume=resume, progress=progress, workers=_workers(device) if workers is None else workers)
-    vae, cache = prepare(cfg, out, vae=parts.vae, start=from_weights, clips=plan.clips, data=data, **how)
+    vae, cache = prepare(cfg, out, vae=parts.vae, world=parts.world, start=from_weights, clips=plan.clips, data=data, **how)
     batch_of = clip_batch_at if isinstance(cache, ClipCache) else batch_at
     if data is not None:
         plan = dataclasses.replace(plan, oversample=())                # words of the world's captions
