@@ -11,11 +11,11 @@ from sora_edu.evaluate import efficiency as E
 from sora_edu.evaluate import speed
 from sora_edu.training.configs import MINI
 from sora_edu.world.render import render
-from sora_edu.world.scene import make_scene
+from sora_edu.world.scene import is_heldout, make_scene
 
 SMALL = E.PAIRS["miniature"]
 LEG = dataclasses.replace(SMALL.recipe.legs[0], steps=8, batch_size=4, image_batch=8, warmup=2)
-TINY = dataclasses.replace(SMALL, recipe=dataclasses.replace(SMALL.recipe, name="tiny-pair", clips=32, legs=(LEG, LEG)), every=24, cases=6, threshold=0.3, most=2)
+TINY = dataclasses.replace(SMALL, recipe=dataclasses.replace(SMALL.recipe, name="tiny-pair", clips=32, legs=(LEG, LEG)), every=24, cases=6, threshold=0.9, most=2)
 
 
 def curve(*shares, n=100, step=10):
@@ -89,6 +89,26 @@ def test_the_ratio_its_interval_and_its_limit():
         E.efficiency(curve(0.4), curve(0.1), pair)
 
 
+def test_the_corner_is_a_part_of_the_world_and_its_judge_asks_for_nothing_else(monkeypatch):
+    corner = E.Corner(actor=("star",), action=("rises", "spins"))
+    scenes = corner.sample(4, 30) + corner.sample(4, 30, "heldout")
+    assert {(s.description.actor, s.description.action) for s in scenes} == {("star", "rises"), ("star", "spins")} and len({s.description for s in scenes}) > 20
+    assert [is_heldout(s) for s in scenes] == [False] * 30 + [True] * 30 and corner.sample(4, 3, start=5) == scenes[5:8]
+    asked = []
+    monkeypatch.setattr(E, "rightness", lambda models, cases, sampler, steps, **_: asked.extend(cases) or [True, False] * 120)
+    assert E.all_right_there(None, 240) == [1, 0] * 120 and len({case.prompt for case in asked}) == 240
+    assert {case.description.actor for case in asked} == {"ball", "box"} and all(E.EASY.fits(case.description) for case in asked)
+
+
+def test_a_run_learns_from_its_own_world(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(E, "train", lambda cfg, *, parts, out, leg, **_: seen.append((parts.world, type(parts.vae).__name__, parts.optimizer.__name__)) or (out / f"leg{leg}.safetensors").touch())
+    pair = dataclasses.replace(TINY, world=E.EASY, recipe=dataclasses.replace(TINY.recipe, legs=(LEG,)), most=1)
+    for name in ("ours", "plain"):
+        E.run(pair, name, tmp_path, progress=False)
+    assert seen == [(E.EASY, "VAE", "Optimizers"), (E.EASY, "Raw", "AdamWAlone")]
+
+
 # -- the path ----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -143,10 +163,10 @@ def test_the_plain_run_ends_with_the_leg_of_its_goal_or_at_the_limit(tmp_path, m
 def test_the_figure_is_measured_by_its_command(whole, monkeypatch, tmp_path, capsys):
     "`sora-edu bench evaluation --only sample_efficiency` on the tiny pair, from the runs that are there: a row and the curves."
     from sora_edu.studio.cli import run
-    (tmp_path / "runs").mkdir(), (tmp_path / "figures").mkdir()
-    (tmp_path / "runs" / "efficiency").symlink_to(whole[0])
+    (tmp_path / "runs" / "efficiency").mkdir(parents=True), (tmp_path / "figures").mkdir()
+    (tmp_path / "runs" / "efficiency" / "corner").symlink_to(whole[0])
     reach = E.best(whole[1]["ours"])
-    monkeypatch.setitem(E.PAIRS, "mini", dataclasses.replace(TINY, threshold=reach))
+    monkeypatch.setitem(E.PAIRS, "corner", dataclasses.replace(TINY, threshold=reach))
     for module in (E, speed):
         monkeypatch.setattr(module, "_repository", lambda: tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -154,5 +174,5 @@ def test_the_figure_is_measured_by_its_command(whole, monkeypatch, tmp_path, cap
     row, = json.loads((tmp_path / "figures" / "evaluation.json").read_text())
     assert row["unit"] == "×" and 0 < row["value"] <= TINY.most and row["n"] == TINY.cases and "sample_efficiency" in row["command"]
     told = json.loads((tmp_path / "figures" / "efficiency.json").read_text())
-    assert told["ours"] == whole[1]["ours"] and told["plain"][:1] == whole[1]["plain"][:1]
+    assert told["pair"] == "corner" and told["ours"] == whole[1]["ours"] and told["plain"][:1] == whole[1]["plain"][:1]
     assert f"sample_efficiency: {row['value']} ×" in capsys.readouterr().out

@@ -159,7 +159,7 @@ def best(curve) -> float:
 
 
 def run(pair: Pair, name: str, out, *, most: float = math.inf, device="cpu", progress=True) -> list:
-    """Train `ours` or `plain` in out/NAME -> [{"samples", "right": 0 or 1 for each prompt}, ...]. Plain ends with the leg in which it reaches the goal
+    """Train `ours` or `plain` in out/NAME -> [{"samples", "right": 0 or 1 for each prompt}, ...]. It ends with the leg in which it reaches the goal
     or has seen `most` samples. What is there is kept, and a run that was stopped goes on. ValueError if another recipe has begun there."""
     folder, cfg, vae = _begin(pair, name, out), pair.config(name), _frozen_vae().to(device)
     parts = Parts(vae=vae, world=pair.world)
@@ -176,7 +176,7 @@ def run(pair: Pair, name: str, out, *, most: float = math.inf, device="cpu", pro
             _say(name, curve, pair, most, progress)
     _say(name, curve, pair, most, progress)
     for leg, moments in enumerate(marks(cfg, pair.every)):
-        if name == "plain" and curve and (best(curve) >= pair.threshold or curve[-1]["samples"] >= most):
+        if curve and (best(curve) >= pair.threshold or curve[-1]["samples"] >= most):
             break
         start, made = (folder / f"leg{k}.safetensors" for k in (leg - 1, leg))
         if not made.exists():
@@ -203,7 +203,7 @@ def nearest_sky(models, n: int) -> list:
 
 _SHORT = replace(NANO.legs[0], steps=60)
 _LEG = Leg(500, batch_size=32, image_batch=64, image_share=0.1, mid_clip_share=0.05, warmup=50, ema_half_life=40)
-_CORNER = replace(LABS["cpu"].recipe, name="corner", clips=12_000, legs=(replace(_LEG, image_share=0.8),) + (_LEG,) * 5, sampler="ancestral", guidance_interval=(0.61, 1.0))
+_CORNER = replace(LABS["cpu"].recipe, name="corner", clips=12_000, legs=(replace(_LEG, image_share=0.8),) + (_LEG,) * 9, sampler="ancestral", guidance_interval=(0.61, 1.0))
 PAIRS = {"mini": Pair(), "corner": Pair(_CORNER, every=8_000, judge=all_right_there, world=EASY), "miniature": Pair(replace(NANO, name="nano-pair", legs=(_SHORT, _SHORT), clips=256, eval_every=10**9),
                                            every=400, cases=48, threshold=0.5, most=3, judge=nearest_sky)}
 
@@ -252,7 +252,8 @@ def drawn(ax, pair: Pair, curves: dict):
 # %% ../../nbs/19eb_evaluate.efficiency.ipynb #cell-041
 @measure("sample_efficiency", "×", of="evaluation", slow=True)
 def _():
-    row, ours, plain = compared(PAIRS["mini"], _repository() / "runs" / "efficiency", device="cuda" if torch.cuda.is_available() else "cpu")
-    told = {"ours": ours, "plain": plain, "commit": commit(), "machine": machine()}
+    name, device = ("mini", "cuda") if torch.cuda.is_available() else ("corner", "cpu")
+    row, ours, plain = compared(PAIRS[name], _repository() / "runs" / "efficiency" / name, device=device)
+    told = {"pair": name, "ours": ours, "plain": plain, "commit": commit(), "machine": machine()}
     write_atomic(_repository() / "figures" / "efficiency.json", lambda new: new.write_text(json.dumps(told) + "\n"))
     return row

@@ -54,7 +54,7 @@ def step_noise(shape, generator, device="cpu") -> torch.Tensor:
     seed = torch.randint(2**62, (), generator=generator).item()
     return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
 
-
+# %% ../../nbs/15_training.loop.ipynb #cell-009b
 def training_loss(model, batch: dict, leg: Leg, device="cpu", levels=sample_sigma_map):
     "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor. `levels` draws as `sample_sigma_map` does."
     g, x0 = batch["generator"], batch["x0"]
