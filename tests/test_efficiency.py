@@ -143,7 +143,8 @@ def test_slices_give_the_same_curve(whole, tmp_path, capsys):
     assert "ours: 48 samples, " in capsys.readouterr().err
 
 
-def test_the_plain_run_ends_with_the_leg_of_its_goal_or_at_the_limit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["ours", "plain"])
+def test_a_run_ends_with_the_leg_of_its_goal_or_at_the_limit(name, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(E, "_shipped", lambda average, *_: average)
 
@@ -153,11 +154,32 @@ def test_the_plain_run_ends_with_the_leg_of_its_goal_or_at_the_limit(tmp_path, m
             on_step(type("State", (), {"step": step, "ema": None})(), 0.0, None)
         (out / f"leg{leg}.safetensors").touch()
     monkeypatch.setattr(E, "train", fake_train)
-    good = dataclasses.replace(TINY, judge=lambda _, n: [int(len(trained) > 1)] * n)
-    bad = dataclasses.replace(TINY, judge=lambda _, n: [0] * n)
-    assert [row["samples"] for row in E.run(good, "plain", tmp_path / "good", progress=False)] == [24, 48, 72, 96] and trained == [0, 1]
+    pair = dataclasses.replace(TINY, recipe=dataclasses.replace(TINY.recipe, legs=(LEG,) * 4))
+    good = dataclasses.replace(pair, judge=lambda _, n: [int(len(trained) > 1)] * n)
+    bad = dataclasses.replace(pair, judge=lambda _, n: [0] * n)
+    assert [row["samples"] for row in E.run(good, name, tmp_path / "good", progress=False)] == [24, 48, 72, 96] and trained == [0, 1]
+    (tmp_path / "good" / name / "leg2.pt").touch()                           # begun before the goal was known: it is finished
+    E.run(good, name, tmp_path / "good", progress=False)
+    assert trained == [0, 1, 2] and not list((tmp_path / "good").glob("*/*.pt"))
     trained.clear()
-    assert E.run(bad, "plain", tmp_path / "bad", most=120, progress=False)[-1]["samples"] == 144 and trained == [0, 1, 2]
+    assert E.run(bad, name, tmp_path / "bad", most=120, progress=False)[-1]["samples"] == 144 and trained == [0, 1, 2]
+
+
+@pytest.mark.parametrize("words, told", [(dict(colr=("red",)), "words: got 'colr', allowed: size, colour"), (dict(actor="ball"), "actor: got 'ball', allowed: some of ball, box"),
+                                         (dict(actor=("bal",)), "actor: got .'bal',., allowed"), (dict(action=()), "action: got .., allowed")])
+def test_a_corner_of_other_words_is_refused(words, told):
+    with pytest.raises(ValueError, match=told):
+        E.Corner(**words)
+
+
+def test_more_prompts_than_the_corner_has_are_refused():
+    with pytest.raises(ValueError, match="n: got 5000, allowed: 1 to "):
+        E.all_right_there(None, 5000)
+
+
+def test_another_world_is_another_pair(whole):
+    with pytest.raises(ValueError, match="out: got .*ours, where another recipe has begun"):
+        E.run(dataclasses.replace(TINY, world=E.EASY), "ours", whole[0], progress=False)
 
 
 def test_the_figure_is_measured_by_its_command(whole, monkeypatch, tmp_path, capsys):

@@ -14,7 +14,7 @@ from sora_edu.training.autoencoder import save_checkpoint
 from sora_edu.training.data import LatentCache, batch_at, token_coverage
 from sora_edu.training.loop import Log, Parts, State, Trainee, preview, train, train_step, training_loss, update_ema
 from sora_edu.world.render import render
-from sora_edu.world.scene import World
+from sora_edu.world.scene import World, make_scene
 
 NANO = get_config("nano")
 TINY = dataclasses.replace(NANO, clips=30, autoencoder=dataclasses.replace(NANO.autoencoder, steps=3, warmup=1),
@@ -144,6 +144,12 @@ def test_a_cache_of_something_else_is_refused(cache, tmp_path):
     with pytest.raises(ValueError, match="^cache: .* has shape .*, allowed: "):
         LatentCache(tmp_path, 30).build(vae, World(), progress=False)
 
+    class Twin(World):                                             # the first scene is the same
+        def scene(self, seed, index, split="train"):
+            return super().scene(seed, 0 if index == 9 else index, split)
+    with pytest.raises(ValueError, match="^cache: .* holds clips of another world, allowed: those of .*Twin"):
+        LatentCache(tmp_path, 20).build(vae, Twin(), progress=False)
+
 
 def test_bad_weights_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="^from_weights: got "):
@@ -205,6 +211,19 @@ def test_parts_can_be_swapped(whole):
         return training_loss(model, batch, leg, device)
     train(TINY, out=out, progress=False, parts=Parts(loss=loss))
     assert len(calls) == 9
+
+
+def test_another_world_is_learned_from(whole, tmp_path):
+    class Moons(World):
+        def scene(self, seed, index, split="train"):
+            return make_scene("small", "white", "ball", "stays still", "at night", seed=index)
+    vae, _ = train(TINY, out=tmp_path, progress=False, parts=Parts(vae=whole[1], world=Moons()))
+    made = LatentCache(tmp_path / "cache", TINY.clips, size=32, num_frames=5).build(vae, Moons(), progress=False)
+    assert len(made.tokens[:, 0].unique(dim=0)) == 1 and len(made.latents.flatten(1).unique(dim=0)) > 1
+    with pytest.raises(ValueError, match="world: got .* for clips of many shapes, allowed: None"):
+        train("base-nano", out=tmp_path, parts=Parts(world=Moons()))
+    with pytest.raises(ValueError, match="world: got .* for videos of your own, allowed: None"):
+        train(TINY, out=tmp_path, data=tmp_path, parts=Parts(world=Moons()))
 
 
 def test_previews_show_the_prompts(whole):

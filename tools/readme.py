@@ -18,21 +18,20 @@ TOLD = {  # the figures that a newcomer cares for, in words
     "control_worst": "all right by chance: the best of six controls",
     "oracle_renders": "the judge on true renders, all right",
     "vae_psnr": "autoencoder, held-out PSNR",
-    "dit_parity": "largest difference from `WanTransformer3DModel`",
     "playback_single": "one clip on two cores, seconds it plays ÷ seconds it took",
     "demo_first": "`make demo` in a fresh clone",
 }
 PARITY = {  # the same, beside the library that everyone uses
     "dit_parity": "the transformer, largest difference on equal weights",
     "vae_parity": "Wan's video autoencoder, built in chapter 7b: the same",
-    "sampler_parity": "eight samplers, worst difference over 50 steps",
+    "sampler_parity": "seven samplers in eight settings, worst difference over 50 steps",
     "stock_frames": "our weights in its network and scheduler: frames differ by at most, grey levels",
     "speed_dit_1": "sampling one clip, its time ÷ ours, bfloat16",
     "speed_dit_16": "sampling sixteen clips, its time ÷ ours, bfloat16",
     "speed_train": "a training step, its time ÷ ours",
-    "dit_floor_share": "of our pass in float32, what bare matrix products and attention take",
+    "dit_floor_share": "bare matrix products and attention of a pass ÷ our whole pass, float32",
     "families_equal": "families of open models driven by our loop, equal to their own pipelines",
-    "ten_steps": "ten steps of the best sampler against Euler's thirty: more clips all right, at least",
+    "ten_steps": "ten steps of the best sampler against Euler's thirty (not our default): more clips all right, at least",
 }
 LINK = re.compile(r"""(\]\(|\bsrc="|\bhref=")(?!https?:|mailto:|\#|/)([^)"\s]+)""")
 

@@ -267,9 +267,9 @@ def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, p
     return dict(suite="controls", n=len(wanted), worst=max(t["all"]["share"] for t in out.values()), **out)
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-059c
-def nearest_training(cases, n: int = 5000, seed: int = 10) -> list:
+def nearest_training(cases, n: int = 50_000, seed: int = 10) -> list:
     """For each case the scene that shares most words with it among the first `n` that training draws from the stream `seed`
-    (mini's own is 10): what a model that only remembers would show. ValueError if n is not above 0."""
+    (mini's own: 50,000 of stream 10): what a model that only remembers would show. ValueError if n is not above 0."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}, allowed: a whole number from 1")
     known = {scene.description: scene for scene in reversed(World().sample(seed, n))}

@@ -151,4 +151,5 @@ def ten_steps(weights="mini", *, n: int = 2000, practice: int = 240, out=None, c
 @measure("ten_steps", "points", slow=True, of="parity")
 def _():
     told = ten_steps(out=_repository() / "runs" / "ten_steps")
-    return {"value": round(100 * told["low"], 2), "interval": [round(100 * told["low"], 2), round(100 * told["high"], 2)], "n": told["n"]}
+    return {"value": round(100 * told["low"], 2), "interval": [round(100 * told["low"], 2), round(100 * told["high"], 2)], "n": told["n"],
+            "note": "{}, {} steps against {}, {}: {:+.1f} points".format(*told["winner"], *told["rival"], 100 * told["difference"])}

@@ -73,7 +73,7 @@ class Part(NamedTuple):
     out: Layer                          # with what the bias of the values comes to
     norm: tuple                         # of the text's branch
     ask: Layer                          # its queries
-    up: Layer                           # gives y of `bent`: in bfloat16 the bias alone is scaled
+    up: Layer                           # used by `widen`: gives y of `bent`; in bfloat16 only its bias is scaled
     down: Layer                         # takes what `bent` gives, gives 2 sqrt(2 / pi) times too much
     table: Tensor                       # [6, D]
 
@@ -136,7 +136,7 @@ def read(x: Tensor, h: Tensor, p: Part, told: tuple, heads: int) -> Tensor:
 class Desk:
     "Memory for the widest layer, taken once for all blocks of a pass."
     def __init__(self, rows: int, width: int, dtype):
-        self.y, self.t = torch.empty(2, rows, width)
+        self.y, self.t = torch.empty(2, rows, width, dtype=torch.float32)
         self.made = self.y if dtype == torch.float32 else torch.empty(rows, width, dtype=dtype)
 
 

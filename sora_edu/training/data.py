@@ -59,12 +59,15 @@ class LatentCache:
         return array
 
     @torch.no_grad()
-    def _check(self, arrays, vae, world, device):
-        "What is there must be what would be made: the first clip tells."
+    def _check(self, arrays, vae, world, first, device):
+        "What is there must be what would be made: the first clip tells, and the first captions."
         video = render(world.scene(self.seed, 0), self.num_frames, self.size, self.size, device=device)
         wanted, found = vae.encode(video)[0].float().cpu(), torch.from_numpy(arrays["latents"][0]).float()
         if (wanted - found).square().mean() > 0.25 * wanted.square().mean():
             raise ValueError(f"cache: {self.folder} holds latents of another autoencoder or seed, allowed: those of this one, or a folder without a cache")
+        said = [caption(scene, *CAPTIONS[0]) for scene in (world.scene(self.seed, k) for k in range(min(first, 64)))]
+        if not np.array_equal(tokenize(said, load_tokenizer(), self.max_length).numpy(), arrays["tokens"][:len(said), 0]):
+            raise ValueError(f"cache: {self.folder} holds clips of another world, allowed: those of {world!r}, or a folder without a cache")
 
     def build(self, vae, world: World, *, clips=None, device="cpu", chunk=250, progress=True):
         "Fill the cache, or its first `clips`; a second call goes on where a kill stopped the first."
@@ -74,7 +77,7 @@ class LatentCache:
         first, last = json.loads(done.read_text())["clips"] if done.exists() else 0, min(clips or self.clips, self.clips)
         arrays = dict(self._arrays(vae.config.latent_channels))
         if first:
-            self._check(arrays, vae, world, device)
+            self._check(arrays, vae, world, first, device)
         for start in tqdm(range(first, last, chunk), desc="cache", disable=not progress or first >= last):
             n = min(chunk, last - start)
             for part in range(start, start + n, 25):

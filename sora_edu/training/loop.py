@@ -136,7 +136,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
     if data is not None:
         return vae, build_clip_cache(data, vae, out / "clips", shapes_of(cfg), max_length=cfg.text.max_length, device=device, progress=progress).to(device)
     if cfg.buckets is not None:
-        return vae, drawn(cfg, vae, out, clips, world, device=device, progress=progress, workers=workers).to(device)
+        return vae, drawn(cfg, vae, out, clips, device=device, progress=progress, workers=workers).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
     return vae, cache.build(vae, world or World(cfg.world), clips=clips, device=device, progress=progress)
 
@@ -146,9 +146,9 @@ def shapes_of(cfg: TrainConfig):
     return cfg.buckets or buckets_for(cfg.size, cfg.num_frames)
 
 
-def drawn(cfg: TrainConfig, vae, out: Path, clips=None, world=None, **how) -> ClipCache:
+def drawn(cfg: TrainConfig, vae, out: Path, clips=None, **how) -> ClipCache:
     "The latents of the first `clips` clips of a config with buckets (None: all), made or taken from `out`/world."
-    world = world or World(cfg.world, seed=cfg.seed + 10)
+    world = World(cfg.world, seed=cfg.seed + 10)
     return build_world_cache(world, vae, out / "world", cfg.buckets, min(clips or cfg.clips, cfg.clips), max_length=cfg.text.max_length, **how)
 
 
@@ -220,7 +220,7 @@ class Parts:
     loss: object = training_loss       # called with (model, batch, leg, device) -> scalar
     vae: object = None                 # anything with encode, decode and config.latent_channels
     optimizer: object = Optimizers     # called with (network, learning rate) -> step(rate), state_dict, load_state_dict
-    world: object = None               # a World to draw from, instead of the config's
+    world: object = None               # a `world.scene.World` to draw from, instead of the config's
 
 # %% ../../nbs/15_training.loop.ipynb #cell-028
 class State:
@@ -321,6 +321,8 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
         raise ValueError(f"leg: got {leg!r}, allowed: 0 to {len(cfg.legs) - 1}")
     out, plan, checkpoint = Path(out or f"runs/{cfg.name}"), cfg.legs[leg], f"leg{leg}.pt"
     check_device(device)
+    if parts.world is not None and (cfg.buckets or data is not None):
+        raise ValueError(f"world: got {parts.world!r} for {'videos of your own' if data is not None else 'clips of many shapes'}, allowed: None")
     torch.manual_seed(cfg.seed + leg)
     state = State(parts.model(cfg).to(device), plan.learning_rate, parts.optimizer)
     if from_weights is not None:
