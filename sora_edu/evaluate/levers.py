@@ -199,7 +199,7 @@ LEVERS = {
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-038
 class Averaging(Optimizers):
     "Chapter 15's optimizers, which also keep averages of the weights with other half-lives (steps)."
-    half_lives = (1, 10, 160, 640)
+    half_lives = (1, 5, 20, 80)                     # the plain recipe's is 40
 
     def __init__(self, model: nn.Module, lr: float):
         super().__init__(model, lr)
@@ -474,7 +474,7 @@ def drawn(ax, told: dict):
     ax.barh(list(at), middle, xerr=(middle - low, high - middle), color="C0", alpha=0.6)
     again = [row for row in told["rows"] if row["lever"] in at and row["seed"] != first]
     ax.plot([100 * row["difference"]["difference"] for row in again], [at[row["lever"]] for row in again], "o", color="C1", label="repeats")
-    ax.axvline(0, color="k", lw=0.6), ax.set(xlabel="points more right than the plain recipe"), ax.legend(fontsize=8)
+    ax.axvline(0, color="k", lw=0.6), ax.set(xlabel="points more right than the plain recipe"), ax.legend(fontsize=8, loc="lower right")
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-058
 MINIATURE = Screening(replace(NANO, name="nano-levers", clips=256, eval_every=10**9), {name: LEVERS[name] for name in (AS_IT_IS, "AdamW", "value residual")},
