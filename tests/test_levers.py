@@ -95,14 +95,14 @@ def test_short_clips_are_the_first_half():
 def test_averages_are_those_of_their_half_lives():
     net = torch.nn.ModuleDict({"blocks": torch.nn.Linear(2, 2)})
     optimizer = L.Averaging(net, 0.1)
-    for step in range(4):
+    for step in range(120):
         net["blocks"].weight.grad, net["blocks"].bias.grad = torch.ones(2, 2), torch.ones(2)
         optimizer.step(0.1)
     far = {h: (average["blocks"].bias - net["blocks"].bias).abs().sum().item() for h, average in optimizer.averages.items()}
-    assert list(far) == [1, 5, 20, 80] and 0 < far[1] < far[5] and optimizer.steps == 4
+    assert list(far) == [1, 5, 20, 80] and 0 < far[1] < far[5] < far[20] and optimizer.steps == 120
     other = L.Averaging(net, 0.1)
     other.load_state_dict(optimizer.state_dict())
-    assert other.steps == 4 and torch.equal(other.averages[1]["blocks"].bias, optimizer.averages[1]["blocks"].bias)
+    assert other.steps == 120 and torch.equal(other.averages[1]["blocks"].bias, optimizer.averages[1]["blocks"].bias)
 
 
 # -- equal seconds -----------------------------------------------------------------------------------------------------
