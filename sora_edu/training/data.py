@@ -65,8 +65,10 @@ class LatentCache:
         wanted, found = vae.encode(video)[0].float().cpu(), torch.from_numpy(arrays["latents"][0]).float()
         if (wanted - found).square().mean() > 0.25 * wanted.square().mean():
             raise ValueError(f"cache: {self.folder} holds latents of another autoencoder or seed, allowed: those of this one, or a folder without a cache")
-        said = [caption(scene, *CAPTIONS[0]) for scene in (world.scene(self.seed, k) for k in range(min(first, 64)))]
-        if not np.array_equal(tokenize(said, load_tokenizer(), self.max_length).numpy(), arrays["tokens"][:len(said), 0]):
+        n = min(first, 64)
+        said = [caption(world.scene(self.seed, i), *wording) for i in range(n) for wording in CAPTIONS]
+        said = tokenize(said, load_tokenizer(), self.max_length).view(n, len(CAPTIONS), -1).numpy()
+        if not (said == arrays["tokens"][:n, :1]).all(2).any(1).all():           # in one of the wordings
             raise ValueError(f"cache: {self.folder} holds clips of another world, allowed: those of {world!r}, or a folder without a cache")
 
     def build(self, vae, world: World, *, clips=None, device="cpu", chunk=250, progress=True):

@@ -55,8 +55,8 @@ def step_noise(shape, generator, device="cpu") -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 # %% ../../nbs/15_training.loop.ipynb #cell-009b
-def training_loss(model, batch: dict, leg: Leg, device="cpu", levels=sample_sigma_map):
-    "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor. `levels` draws as `sample_sigma_map` does."
+def training_loss(model, batch: dict, leg: Leg, device="cpu", levels=sample_sigma_map, error=flow_loss):
+    "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor. `levels` draws as `sample_sigma_map` does, `error` judges as `flow_loss`."
     g, x0 = batch["generator"], batch["x0"]
     sigma = levels(leg.sigma_mix, len(x0), x0.shape[2], g)
     noise = step_noise(x0.shape, g, device)
@@ -64,7 +64,7 @@ def training_loss(model, batch: dict, leg: Leg, device="cpu", levels=sample_sigm
     x0, noise, sigma, weight, ids = (t.to(device) for t in (x0, noise, sigma, weight, batch["ids"]))
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
         v = model(add_noise(x0, noise, sigma), sigma, ids)
-    return flow_loss(v, x0, noise, sigma, weight)
+    return error(v, x0, noise, sigma, weight)
 
 # %% ../../nbs/15_training.loop.ipynb #cell-013
 class Optimizers:
