@@ -1,6 +1,6 @@
 "Scenes: frozen, checked, addressed, and split so that held-out combinations stay out of training."
 import pytest
-from sora_edu.world.scene import ACTIONS, ACTORS, COLOURS, SETTINGS, SIZES, Actor, Description, Scene, World, is_heldout, make_scene
+from sora_edu.world.scene import ACTIONS, ACTORS, COLOURS, SETTINGS, SIZES, Actor, Corner, Description, Scene, World, is_heldout, make_scene
 
 
 def test_streams_have_random_access():
@@ -63,3 +63,17 @@ def test_a_tenth_of_the_combinations_is_held_out_beside_whole_pairs():
     acts = {p for p in act if all((c, *p, s) in held for c in COLOURS for s in SETTINGS)}
     rest = [w for w in every if w[:2] not in looks and w[1:3] not in acts]
     assert looks and acts and 0.08 < sum(w in held for w in rest) / len(rest) < 0.12
+
+
+def test_a_corner_is_a_part_of_the_world():
+    corner = Corner(actor=("star",), action=("rises", "spins"))
+    scenes = corner.sample(4, 30) + corner.sample(4, 30, "heldout")
+    assert {(s.description.actor, s.description.action) for s in scenes} == {("star", "rises"), ("star", "spins")} and len({s.description for s in scenes}) > 20
+    assert [is_heldout(s) for s in scenes] == [False] * 30 + [True] * 30 and corner.sample(4, 3, start=5) == scenes[5:8]
+
+
+@pytest.mark.parametrize("words, told", [(dict(colr=("red",)), "words: got 'colr', allowed: size, colour"), (dict(actor="ball"), "actor: got 'ball', allowed: some of ball, box"),
+                                         (dict(actor=("bal",)), "actor: got .'bal',., allowed"), (dict(action=()), "action: got .., allowed")])
+def test_a_corner_of_other_words_is_refused(words, told):
+    with pytest.raises(ValueError, match=told):
+        Corner(**words)

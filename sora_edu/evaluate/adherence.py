@@ -21,16 +21,13 @@ from ..video import from_uint8
 from ..world.captions import caption
 from ..world.oracle import matches, read
 from ..world.render import render
-from ..world.scene import ACTIONS, ACTORS, ATTRIBUTES, COLOURS, SETTINGS, SIZES, Description, World, is_heldout, make_scene
+from ..world.scene import ATTRIBUTES, WORDS, Description, World, is_heldout, make_scene
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-007
 SUITES = {"seen": 480, "heldout": 240}       # name -> prompts
 
 
 SUITE_SEED = 20260101
-
-
-_WORDS = (SIZES, COLOURS, ACTORS, ACTIONS, SETTINGS)
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-008
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Case:
 def _balanced(n: int, heldout: bool, rng: random.Random) -> list:
     """n different rows of five words, every word of a slot equally often, all held out or none. Columns are shuffled, then
     wrong rows trade one word with another row as long as that makes no new wrong row: trades keep the balance."""
-    columns = [[words[i % len(words)] for i in range(n)] for words in _WORDS]
+    columns = [[words[i % len(words)] for i in range(n)] for words in WORDS.values()]
     for column in columns:
         rng.shuffle(column)
     rows = [list(row) for row in zip(*columns)]
@@ -57,7 +54,7 @@ def _balanced(n: int, heldout: bool, rng: random.Random) -> list:
     good = lambda row: seen[tuple(row)] == 1 and is_heldout(make_scene(*row)) == heldout
     while wrong := [i for i in range(n) if not good(rows[i])]:
         for i in wrong:
-            _trade(rows, seen, i, rng.randrange(n), rng.randrange(len(_WORDS)), good)
+            _trade(rows, seen, i, rng.randrange(n), rng.randrange(len(WORDS)), good)
     return [tuple(row) for row in rows]
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-011

@@ -231,7 +231,8 @@ def clock() -> float:
 def kinds(leg: Leg) -> list:
     "The kinds of steps that a leg takes: (their share, a leg of that kind alone)."
     i, m = leg.image_share, leg.mid_clip_share
-    found = ((i, dict(image_share=1.0)), ((1 - i) * (1 - m), dict(image_share=0.0, mid_clip_share=0.0)), ((1 - i) * m, dict(image_share=0.0, mid_clip_share=1.0)))
+    found = ((i, dict(image_share=1.0)), ((1 - i) * (1 - m), dict(image_share=0.0, mid_clip_share=0.0)),
+             ((1 - i) * m, dict(image_share=0.0, mid_clip_share=1.0)))
     return [(share, replace(leg, **fields)) for share, fields in found if share]
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-042
@@ -263,7 +264,8 @@ class Screening:
 
 
 _CORNER = PAIRS["corner"].recipe
-_PROMPTS = ("a small red ball moves right over the ocean", "a big yellow box stays still at night", "a big blue box falls in the snow", "a small green ball rises over a meadow")
+_PROMPTS = ("a small red ball moves right over the ocean", "a big yellow box stays still at night",
+            "a big blue box falls in the snow", "a small green ball rises over a meadow")
 LAB = Screening(replace(_CORNER, name="levers", legs=(replace(_CORNER.legs[-1], image_share=0.2),), prompts=_PROMPTS), LEVERS)
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-043
@@ -331,7 +333,8 @@ class _AsTrained(Models):
 def judged(lab: Screening, net: Trainee, lever: Lever, codec, cfg: TrainConfig, held: LatentCache) -> dict:
     "The yardstick: `right`, 0 or 1 for each prompt, and `losses`, by noise level, or None where they do not compare."
     net = net.eval().requires_grad_(False)
-    config = WeightsConfig(codec.config, cfg.text, cfg.dit, name=cfg.name, world=cfg.world, **_shapes(cfg), sampler=cfg.sampler, guidance_interval=cfg.guidance_interval)
+    config = WeightsConfig(codec.config, cfg.text, cfg.dit, name=cfg.name, world=cfg.world, **_shapes(cfg),
+                           sampler=cfg.sampler, guidance_interval=cfg.guidance_interval)
     models = (Models if type(net.dit) is DiT else _AsTrained)(codec, net.text_encoder, net.dit, load_tokenizer(), config, known_words(cfg.world))
     return {"right": [int(x) for x in lab.judge(models, lab.cases)], "losses": band_losses(net, held, lab.bands) if lever.comparable else None}
 
@@ -459,7 +462,8 @@ def publish(out, path, *, seconds: float = 480, lab: Screening = LAB) -> dict:
     out, results = begin(lab, seconds, out), screen(out, seconds, lab=lab, progress=False)
     found = verdicts(results)
     hours = json.loads((out / "cpu.json").read_text()) / 3600
-    told = {"seconds": seconds, "rows": table(results), "verdicts": found, "adopt": [name for name, v in found.items() if v["wins"] and (name not in lab.levers or lab.levers[name].wan)],
+    adopt = [name for name, v in found.items() if v["wins"] and (name not in lab.levers or lab.levers[name].wan)]
+    told = {"seconds": seconds, "rows": table(results), "verdicts": found, "adopt": adopt,
             "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 2), "commit": commit(), "machine": machine()}
     write_atomic(Path(path), lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
     return told

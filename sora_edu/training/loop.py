@@ -56,7 +56,8 @@ def step_noise(shape, generator, device="cpu") -> torch.Tensor:
 
 # %% ../../nbs/15_training.loop.ipynb #cell-009b
 def training_loss(model, batch: dict, leg: Leg, device="cpu", levels=sample_sigma_map, error=flow_loss):
-    "The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor. `levels` draws as `sample_sigma_map` does, `error` judges as `flow_loss`."
+    """The flow-matching loss of a batch: noise and levels from the batch's generator, weight on the actor. `levels` draws as `sample_sigma_map` does,
+    `error` judges as `flow_loss`."""
     g, x0 = batch["generator"], batch["x0"]
     sigma = levels(leg.sigma_mix, len(x0), x0.shape[2], g)
     noise = step_noise(x0.shape, g, device)
@@ -120,7 +121,8 @@ def save_vae(vae: VAE, path):
 # %% ../../nbs/15_training.loop.ipynb #cell-020
 def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, clips=None, data=None, device="cpu", resume=False, progress=True, workers=0):
     """Stage one: the VAE (yours, if you hand one in; that of the packaged weights `start`, if there are any) and the cache of latents: of the
-    config's `world` or of another, or of the videos in `data`, to which a VAE that is not yours is first adapted. `workers` processes draw what goes into buckets."""
+    config's world or of another `world`, or of the videos in `data`, to which a VAE that is not yours is first adapted. `workers` processes draw
+    what goes into buckets."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "vae.safetensors"
     if vae is None:
