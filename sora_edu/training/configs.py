@@ -93,6 +93,8 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
     Leg(steps=3600, image_share=0.04, mid_clip_share=0.05, actor_weight=8.0, learning_rate=1.4e-3, warmup=50, decay=1.0, clips=24_000, ema_half_life=60,
         sigma_mix=SigmaMix(shared=0.85, independent=0.03, given=0.1, ramp=0.02, mean=1.0),
         oversample=("bounces", "circles around", "spins", "shrinks", "small star", "small ring")),
+    Leg(steps=3200, image_share=0.04, mid_clip_share=0.05, actor_weight=8.0, learning_rate=1.4e-3, warmup=50, decay=1.0, clips=32_000, ema_half_life=60,
+        sigma_mix=SigmaMix(shared=0.85, independent=0.03, given=0.1, ramp=0.02, mean=1.0), oversample=("spins", "circles around")),
 ), sampler="ancestral", guidance_interval=(0.61, 1.0))      # between two noise levels: no rounding decides
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),
