@@ -196,6 +196,23 @@ def test_the_error_is_told_in_parts_of_the_last_drop():
     assert abs(S.law_error(C, y)["error"]) < 0.1
 
 
+def test_bands_have_laws_of_their_own():
+    "A mean of power laws is none: one law for the mean misses what laws for its parts foretell."
+    parts = [S.Law(0.9, 2.0, 1.5, 1e12), S.Law(0.1, 0.5, 0.3, 1e12)]
+    bands = np.stack([law(C) for law in parts], 1)
+    assert abs(S.law_error(C, bands)["error"]) < 0.1 < 3 < abs(S.law_error(C, bands.mean(1))["error"])
+    assert S.law_error(C[::-1], bands[::-1])["error"] == S.law_error(C, bands)["error"]
+    assert S.fit_laws(C, bands)(C) == pytest.approx(bands.mean(1), abs=1e-6) and len(S.fit_laws(C, bands).laws) == 2
+    with pytest.raises(ValueError, match="got 6 and 12 numbers"):
+        S.fit_law(C, bands)
+
+
+def test_effort_is_compute_at_full_rate():
+    "A rate that climbs for half of its steps and stays: three quarters of the steps, nearly."
+    lab = replace(CPU, recipe=replace(CPU.recipe, legs=(replace(CPU.leg, warmup=150, decay=0.0),)))
+    assert lab.effort(1) / lab.compute(1) == pytest.approx(0.75, abs=0.01) and lab.effort(32) / lab.compute(32) > 0.99
+
+
 def test_a_bend_is_an_error():
     y = S.Law(0.4, 0.5, 0.35, 1e12)(C)
     bent = np.append(y[:-1], y[-2] - 1e-4)                          # stops improving
@@ -259,13 +276,13 @@ def test_the_step_of_a_wide_output_does_not_grow():
 
 # -- the figure --------------------------------------------------------------------------------------------------------
 def test_the_figure_is_the_error_of_the_law(monkeypatch, tmp_path):
-    law = S.Law(0.4, 0.5, 0.35, CPU.compute(1))
-    rows = [{"flops": CPU.compute(k), "loss": float(law(CPU.compute(k)))} for k in CPU.budgets]
-    rows[-1]["loss"] -= (rows[-2]["loss"] - rows[-1]["loss"])       # twice the drop
+    laws = [S.Law(0.9, 0.5, 0.9, CPU.effort(1)), S.Law(0.1, 0.5, 0.35, CPU.effort(1))]
+    rows = [{"budget": k, "losses": [float(law(CPU.effort(k))) for law in laws]} for k in CPU.budgets]
+    rows[-1]["losses"] = [2 * last - before for before, last in zip(rows[-2]["losses"], rows[-1]["losses"])]      # twice the drop
     monkeypatch.setattr(S, "_repository", lambda: tmp_path)
     monkeypatch.setattr(S, "run_lab", lambda lab, out: rows if (lab, out) == (CPU, tmp_path / "runs" / "scaling") else None)
     monkeypatch.setattr(S, "publish", lambda *a: None)
     unit, function, slow = speed.MEASURES["evaluation"]["scaling_error"]
     assert (unit, slow) == ("%", True) and S.__name__ in speed.HOMES["evaluation"]
     found = function()
-    assert found["value"] == pytest.approx(50, abs=0.5) and found["n"] == 6
+    assert found["value"] == pytest.approx(50, abs=0.5) and found["n"] == 6 and found["interval"] == pytest.approx([50, 50], abs=0.5)

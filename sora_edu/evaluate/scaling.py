@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABS', 'matmul_flops', 'train_flops', 'Lab', 'band_losses', 'held_out', 'run_budget', 'run_lab', 'side_by_side',
-           'Law', 'fit_law', 'spread', 'law_error', 'publish', 'variants', 'run_axes', 'width_groups', 'widened',
-           'final_loss']
+           'Law', 'fit_law', 'Laws', 'fit_laws', 'spread', 'law_error', 'publish', 'variants', 'run_axes',
+           'width_groups', 'widened', 'final_loss']
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-003
 import json
@@ -82,6 +82,11 @@ class Lab:
     def compute(self, budget) -> int:
         "The training FLOPs of a budget."
         return self.config(budget).legs[0].steps * self.leg.batch_size * train_flops(self.recipe)
+
+    def effort(self, budget) -> float:
+        "The same at full rate: each step's, times its learning rate as a share of the highest. What a warm-up costs and does not buy is left out."
+        leg = self.config(budget).legs[0]
+        return self.leg.batch_size * train_flops(self.recipe) * sum(map(leg.rate, range(leg.steps))) / leg.learning_rate
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-011
 def _lab(name, steps, batch_size, clips, text, dit, **leg):
@@ -198,18 +203,20 @@ class Law:
         return self.floor + self.scale * (np.asarray(compute, float) / self.unit) ** -self.exponent
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-042
-def _points(compute, loss, least):
-    "Two arrays, by rising compute, or a ValueError."
-    c, y = np.asarray(compute, float), np.asarray(loss, float)
-    if c.shape != y.shape or c.ndim != 1 or len(set(c)) < least or not (np.isfinite(c).all() and np.isfinite(y).all() and (c > 0).all()):
-        raise ValueError(f"compute, loss: got {c.size} and {y.size} numbers, allowed: equally many, at least {least} different points, finite, compute above 0")
+def _points(compute, losses, least):
+    "Compute [points] and losses [points, bands], those of [points] as one band, by rising compute; or a ValueError."
+    c, y = np.asarray(compute, float), np.asarray(losses, float)
+    y = y[:, None] if y.ndim == 1 else y
+    if c.shape != y.shape[:1] or y.ndim != 2 or len(set(c)) < least or not (np.isfinite(c).all() and np.isfinite(y).all() and (c > 0).all()):
+        raise ValueError(f"compute, loss: got {c.size} and {len(y)} numbers, allowed: equally many, at least {least} different points, finite, compute above 0")
     order = np.argsort(c)
     return c[order], y[order]
 
 
 def fit_law(compute, loss) -> Law:
     "The law of least squares through points (FLOPs, loss), from several starts; floor from 0 to the lowest loss, exponent up to 4. ValueError below 4 points."
-    c, y = _points(compute, loss, 4)
+    c, y = _points(compute, np.ravel(loss), 4)
+    y = y[:, 0]
     x, lowest, spread = c / c[0], y.min(), np.ptp(y) or 1.0
     misses = lambda p: (p[0] * lowest + p[1] * spread * x ** -p[2] - y) / spread
     starts = [(share, 1.0, exponent) for share in (0.05, 0.5, 0.95) for exponent in (0.1, 0.4, 1.2)]
@@ -218,23 +225,38 @@ def fit_law(compute, loss) -> Law:
     return Law(float(floor * lowest), float(scale * spread), float(exponent), float(c[0]))
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-047
-def spread(compute, loss, at: float) -> tuple:
+@dataclass(frozen=True)
+class Laws:
+    "The mean of several laws, one for each band of noise."
+    laws: tuple
+
+    def __call__(self, compute):
+        return np.mean([law(compute) for law in self.laws], axis=0)
+
+
+def fit_laws(compute, losses) -> Laws:
+    "A law for each column of losses [points, bands]; losses [points] are one band. ValueError below 4 points."
+    c, bands = _points(compute, losses, 4)
+    return Laws(tuple(fit_law(c, band) for band in bands.T))
+
+# %% ../../nbs/19e_evaluate.scaling.ipynb #cell-068
+def spread(compute, losses, at: float) -> tuple:
     "The lowest and the highest of what the laws say for `at` that are fitted without one of the points each. ValueError below 5 points."
-    c, y = _points(compute, loss, 5)
-    said = [float(fit_law(np.delete(c, i), np.delete(y, i))(at)) for i in range(len(c))]
+    c, bands = _points(compute, losses, 5)
+    said = [float(fit_laws(np.delete(c, i), np.delete(bands, i, 0))(at)) for i in range(len(c))]
     return min(said), max(said)
 
 
-def law_error(compute, loss) -> dict:
-    """A law fitted on all points but the largest, against the largest: `error`, in per cent of the last drop in loss, above 0 where the law expected
+def law_error(compute, losses) -> dict:
+    """Laws fitted on all points but the largest, against the mean loss there: `error`, in per cent of the last drop, above 0 where they expected
     more loss than there was, and the same for `low` and `high` of `spread`. ValueError below 6 points, or if the last drop is none."""
-    c, y = _points(compute, loss, 6)
-    drop, law = y[-2] - y[-1], fit_law(c[:-1], y[:-1])
-    if not drop > 0:
-        raise ValueError(f"loss: got {y[-2]:.4f} and then {y[-1]:.4f}, allowed: a largest budget that is better than the one before")
-    percent = lambda said: float(100 * (said - y[-1]) / drop)
-    low, high = spread(c[:-1], y[:-1], c[-1])
-    return {"error": percent(law(c[-1])), "low": percent(low), "high": percent(high), "law": law, "drop": float(drop)}
+    c, bands = _points(compute, losses, 6)
+    law, (before, last) = fit_laws(c[:-1], bands[:-1]), bands[-2:].mean(1)
+    if not before > last:
+        raise ValueError(f"loss: got {before:.4f} and then {last:.4f}, allowed: a largest budget that is better than the one before")
+    percent = lambda said: float(100 * (said - last) / (before - last))
+    low, high = spread(c[:-1], bands[:-1], c[-1])
+    return {"error": percent(law(c[-1])), "low": percent(low), "high": percent(high), "law": law, "drop": float(before - last)}
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-053
 def publish(out, path) -> dict:
@@ -249,10 +271,15 @@ def publish(out, path) -> dict:
 
 @measure("scaling_error", "%", slow=True, of="evaluation")
 def _():
-    rows = run_lab(LABS["cpu"], _repository() / "runs" / "scaling")
+    lab = LABS["cpu"]
+    rows = run_lab(lab, _repository() / "runs" / "scaling")
     publish(_repository() / "runs" / "scaling", _repository() / "figures" / "scaling.json")
-    found = law_error([row["flops"] for row in rows], [row["loss"] for row in rows])
-    return {"value": round(abs(found["error"]), 1), "n": len(rows)}
+    found = law_error([lab.effort(row["budget"]) for row in rows], [row["losses"] for row in rows])
+    low, high = found["low"], found["high"]
+    sizes = sorted((abs(low), abs(high))) if low * high > 0 else [0.0, max(-low, high)]
+    plain = law_error([row["flops"] for row in rows], [row["loss"] for row in rows])["error"]
+    return {"value": round(abs(found["error"]), 1), "interval": [round(size, 1) for size in sizes], "n": len(rows),
+            "note": f"{abs(plain):.1f} % by one law for the mean loss over all operations, which was tried first"}
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-057
 def variants(lab: Lab) -> dict:
