@@ -1,4 +1,5 @@
 "Data, configurations and the loop: batches by number, legs, bit-equal resumption, swapped parts, clear refusals."
+import copy
 import dataclasses
 import json
 import os
@@ -124,6 +125,22 @@ def test_a_leg_goes_on_from_packaged_weights(whole, tmp_path):
     assert not (tmp_path / "run" / "vae_log.jsonl").exists() and again[0].config == packed.vae.config      # the packaged VAE, not a new one
 
 
+def test_packaged_weights_bring_their_vae(whole, tmp_path):
+    "Latents of another VAE would mean something else: a folder that has one takes no weights with another."
+    from sora_edu.pipeline.generate import package
+    from sora_edu.training.loop import save_vae
+    _, vae, net = whole
+    package(tmp_path / "weights", vae, net.text_encoder, net.dit, TINY)
+    other, out = copy.deepcopy(vae), tmp_path / "run"
+    next(other.decoder.parameters()).data += 0.1
+    out.mkdir()
+    save_vae(other, out / "vae.safetensors")
+    with pytest.raises(ValueError, match="^from_weights: got .*weights, but .*vae.safetensors is another VAE than theirs, allowed: "):
+        train(TINY, from_weights=tmp_path / "weights", out=out, progress=False)
+    save_vae(vae, out / "vae.safetensors")                         # the same, not yet rounded
+    train(dataclasses.replace(TINY, legs=(dataclasses.replace(TINY.legs[0], steps=1),)), from_weights=tmp_path / "weights", out=out, progress=False)
+
+
 def test_a_leg_may_use_a_part_of_the_cache(cache, tmp_path):
     vae, made = cache
     part = LatentCache(tmp_path, 40).build(vae, World(), clips=15, chunk=10, progress=False)
@@ -139,6 +156,11 @@ def test_a_cache_of_something_else_is_refused(cache, tmp_path):
     other = VAE(VAEConfig(width=16, deep_width=16, depth=1)).eval()
     with pytest.raises(ValueError, match="^cache: .* another autoencoder or seed, allowed: "):
         LatentCache(tmp_path, 20).build(other, World(), progress=False)
+    near = copy.deepcopy(vae)
+    for p in near.encoder.parameters():
+        p.data *= 1.05                                             # a VAE that learned on is another VAE
+    with pytest.raises(ValueError, match="^cache: .* another autoencoder or seed, .* delete the folder"):
+        LatentCache(tmp_path, 20).build(near, World(), progress=False)
     with pytest.raises(ValueError, match="^cache: .* another autoencoder or seed, allowed: "):
         LatentCache(tmp_path, 20, seed=11).build(vae, World(), progress=False)
     with pytest.raises(ValueError, match="^cache: .* has shape .*, allowed: "):

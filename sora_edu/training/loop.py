@@ -126,8 +126,8 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
     out.mkdir(parents=True, exist_ok=True)
     path = out / "vae.safetensors"
     if vae is None:
-        if not path.exists() and start is not None and (Path(start) / "model.json").exists():
-            save_vae(load_vae(Path(start) / "vae.safetensors"), path)
+        if start is not None and (Path(start) / "model.json").exists():
+            _begin_with_vae(load_vae(Path(start) / "vae.safetensors"), path, start)
         if not path.exists():
             how = dict(resume=resume, progress=progress, device=device)
             vae = train_autoencoder(cfg.autoencoder, out, world=world or World(cfg.world), workers=workers if cfg.buckets else 0, **how)
@@ -141,6 +141,16 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
         return vae, drawn(cfg, vae, out, clips, device=device, progress=progress, workers=workers).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
     return vae, cache.build(vae, world or World(cfg.world), clips=clips, device=device, progress=progress)
+
+
+def _begin_with_vae(vae, path, start):
+    "The VAE of packaged weights, if there is none yet: latents of another one mean something else."
+    if not path.exists():
+        save_vae(vae, path)
+    there = load_vae(path).state_dict()
+    same = lambda a, b: a is not None and a.shape == b.shape and torch.allclose(a, b, rtol=2 ** -7)      # but for rounding to bfloat16
+    if not all(same(there.get(k), v) for k, v in vae.state_dict().items()):
+        raise ValueError(f"from_weights: got {start}, but {path} is another VAE than theirs, allowed: weights with that VAE, or another out")
 
 
 def shapes_of(cfg: TrainConfig):
