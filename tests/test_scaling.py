@@ -160,7 +160,7 @@ def test_side_by_side_is_a_row_a_budget(whole):
 
 
 def test_published_is_what_was_found(whole, tmp_path):
-    told = S.publish(whole[0], tmp_path / "scaling.json")
+    told = S.publish(whole[0], tmp_path / "scaling.json", tmp_path / "scaling.png")
     assert told == json.loads((tmp_path / "scaling.json").read_text()) and told["budgets"] == whole[1]
     assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -279,6 +279,8 @@ def test_the_figure_is_the_error_of_the_law(monkeypatch, tmp_path):
     laws = [S.Law(0.9, 0.5, 0.9, CPU.effort(1)), S.Law(0.1, 0.5, 0.35, CPU.effort(1))]
     rows = [{"budget": k, "losses": [float(law(CPU.effort(k))) for law in laws]} for k in CPU.budgets]
     rows[-1]["losses"] = [2 * last - before for before, last in zip(rows[-2]["losses"], rows[-1]["losses"])]      # twice the drop
+    for row in rows:
+        row |= {"flops": CPU.compute(row["budget"]), "loss": sum(row["losses"]) / 2}
     monkeypatch.setattr(S, "_repository", lambda: tmp_path)
     monkeypatch.setattr(S, "run_lab", lambda lab, out: rows if (lab, out) == (CPU, tmp_path / "runs" / "scaling") else None)
     monkeypatch.setattr(S, "publish", lambda *a: None)
@@ -286,3 +288,4 @@ def test_the_figure_is_the_error_of_the_law(monkeypatch, tmp_path):
     assert (unit, slow) == ("%", True) and S.__name__ in speed.HOMES["evaluation"]
     found = function()
     assert found["value"] == pytest.approx(50, abs=0.5) and found["n"] == 6 and found["interval"] == pytest.approx([50, 50], abs=0.5)
+    assert found["note"].endswith("% by one law for the mean loss over all operations, which was tried first") and not found["note"].startswith("50.0")

@@ -33,6 +33,7 @@ PARITY = {  # the same, beside the library that everyone uses
     "families_equal": "families of open models driven by our loop, equal to their own pipelines",
     "ten_steps": "ten steps of the best sampler against Euler's thirty (not our default): more clips all right, at least",
 }
+SCALING = {"scaling_error": "a law fitted on the five smaller trainings, its error at the largest, in per cent of the last drop in loss"}
 LINK = re.compile(r"""(\]\(|\bsrc="|\bhref=")(?!https?:|mailto:|\#|/)([^)"\s]+)""")
 
 
@@ -78,8 +79,9 @@ def with_tables(text, tables):
 def index(path=INDEX, figures=FIGURES):
     "The index notebook as a dict, with the tables as they are now."
     rows = {name: json.loads((figures / f"{name}.json").read_text(encoding="utf-8")) if (figures / f"{name}.json").exists() else []
-            for name in ("first-light", "parity", "leaderboard")}
-    tables = {"figures": figures_table(rows["first-light"]), "parity": figures_table(rows["parity"], PARITY), "leaderboard": board_table(rows["leaderboard"])}
+            for name in ("first-light", "parity", "leaderboard", "evaluation")}
+    tables = {"figures": figures_table(rows["first-light"]), "parity": figures_table(rows["parity"], PARITY), "leaderboard": board_table(rows["leaderboard"]),
+              "scaling": figures_table(rows["evaluation"], SCALING)}
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = with_tables("".join(cell["source"]), tables).splitlines(keepends=True)

@@ -259,21 +259,21 @@ def law_error(compute, losses) -> dict:
     return {"error": percent(law(c[-1])), "low": percent(low), "high": percent(high), "law": law, "drop": float(before - last)}
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-053
-def publish(out, path) -> dict:
-    "All finished runs in `out` as one JSON file, and beside it, as .png, the same clip at every budget. -> what was written."
+def publish(out, path, picture) -> dict:
+    "All finished runs in `out` as one JSON file, and as a picture (.png) the same clip at every budget. -> what was written."
     rows = sorted((json.loads(p.read_text()) for p in Path(out).glob("*/result.json")), key=lambda row: row["flops"])
     budgets = [row for row in rows if row["name"].startswith("budget-")]
     told = {"budgets": budgets, "axes": [row for row in rows if row not in budgets], "commit": commit(), "machine": machine()}
     write_atomic(Path(path), lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
-    write_bytes(Path(path).with_suffix(".png"), encode_png(side_by_side(out, [row["name"] for row in budgets])))
+    write_bytes(Path(picture), encode_png(side_by_side(out, [row["name"] for row in budgets])))
     return told
 
 
 @measure("scaling_error", "%", slow=True, of="evaluation")
 def _():
-    lab = LABS["cpu"]
-    rows = run_lab(lab, _repository() / "runs" / "scaling")
-    publish(_repository() / "runs" / "scaling", _repository() / "figures" / "scaling.json")
+    lab, home = LABS["cpu"], _repository()
+    rows = run_lab(lab, home / "runs" / "scaling")
+    publish(home / "runs" / "scaling", home / "figures" / "scaling.json", home / "nbs" / "images" / "scaling.png")
     found = law_error([lab.effort(row["budget"]) for row in rows], [row["losses"] for row in rows])
     low, high = found["low"], found["high"]
     sizes = sorted((abs(low), abs(high))) if low * high > 0 else [0.0, max(-low, high)]
