@@ -315,6 +315,31 @@ def test_files_that_come_later_are_added_and_mended_ones_tried_again(tmp_path):
     assert len(made) == 2 and not made.faults
 
 
+def test_what_changed_or_is_gone_is_not_used(tmp_path, capsys):
+    data = write_clips(tmp_path / "data", 5)
+    C.spoil(data, "broken", "half an mp4", greys([90] * 17), "c")
+    assert len(build(data, tmp_path / "cache")) == 5 and "cache:" not in capsys.readouterr().err
+    (data / "0000.txt").write_text("a blue box")                                    # another caption
+    (data / "0001.mp4").unlink()                                                    # no video any more
+    other = write_file(greys([90] * 17))
+    (data / "0002.mp4").write_bytes(other)                                          # another video
+    same = (data / "0003.mp4").read_bytes()
+    (data / "0003.mp4").write_bytes(same[:-1] + bytes([same[-1] ^ 1]))              # of the same size
+    (data / "broken.mp4").unlink()
+    later, anew = build(data, tmp_path / "cache"), build(data, tmp_path / "anew")
+    assert "cache: 5 files in" in capsys.readouterr().err and not later.faults
+    learned = lambda cache: sorted((z.float().sum().item(), *ids[0].tolist()) for b in cache.buckets.values() for z, ids in zip(b.latents, b.tokens))
+    assert len(later) == 4 and learned(later) == learned(anew)
+
+
+def test_a_cache_that_does_not_know_when_files_changed_is_refused(data, tmp_path):
+    build(data, tmp_path)
+    note = json.loads((tmp_path / "cache.json").read_text())
+    (tmp_path / "cache.json").write_text(json.dumps({name: value for name, value in note.items() if name != "stamps"}))
+    with pytest.raises(ValueError, match="was made with stamps None.*delete the folder"):
+        build(data, tmp_path)
+
+
 # Batches
 
 def test_batches_are_functions_of_their_step_and_of_every_shape(cache):

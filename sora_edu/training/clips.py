@@ -17,6 +17,7 @@ import json
 import os
 import random
 import struct
+import sys
 import tarfile
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -45,6 +46,12 @@ class Clip:
     size: int = 0
     offset: int | None = None
     row: tuple | None = None
+    time: int = 0
+
+    @property
+    def stamp(self) -> str:
+        "Another one if the video or its caption is another: bytes, time of the file's last change, hash of the caption."
+        return f"{self.size}-{self.time}-{hashlib.sha256(self.caption.encode()).hexdigest()[:16]}"
 
     def open(self):
         "What PyAV can open: a path, or the bytes."
@@ -122,7 +129,8 @@ def _in_folder(root: Path):
             try:
                 beside = next((e for e in (".txt", ".json") if path.stem + e in there), None)
                 caption = caption_in(beside, path.with_suffix(beside).read_bytes()) if beside else table.get(file) or top.get(name)
-                yield Clip(name, caption, str(path), path.stat().st_size) if caption else Fault(name, "caption: missing")
+                about = path.stat()
+                yield Clip(name, caption, str(path), about.st_size, time=about.st_mtime_ns) if caption else Fault(name, "caption: missing")
             except (BadClip, OSError) as error:
                 yield Fault(name, str(error))
         yield from (Fault(name, "listed with a caption, but no such file") for name in sorted(table) if not Path(folder, name).exists())
@@ -144,9 +152,11 @@ def _in_tar(shard: Path):
         if ending in VIDEOS:
             name, beside = f"{shard.name}/{stem}{ending}", next((e for e in (".txt", ".json") if (stem, e) in members), None)
             try:
-                if offset + size > shard.stat().st_size:
+                about = shard.stat()
+                if offset + size > about.st_size:
                     raise BadClip("shard: damaged, it ends in the middle of this file")
-                yield Clip(name, caption_in(beside, members[stem, beside][2]), str(shard), size, offset) if beside else Fault(name, "caption: missing")
+                caption = beside and caption_in(beside, members[stem, beside][2])
+                yield Clip(name, caption, str(shard), size, offset, time=about.st_mtime_ns) if beside else Fault(name, "caption: missing")
             except BadClip as error:
                 yield Fault(name, str(error))
 
@@ -176,10 +186,11 @@ def _hf_file(folder, split, i):
 
 def _in_hf(folder: Path):
     "A Clip or a Fault for every row of every split."
+    time = max((p.stat().st_mtime_ns for p in folder.rglob("*.arrow")), default=0)
     for split, (rows, _, caption) in _hf_splits(str(folder)).items():
         for i, text in enumerate(rows[caption]):
             name = f"{split}/{i}"
-            yield Clip(name, " ".join(text.split()), str(folder), row=(split, i)) if text and text.strip() else Fault(name, "caption: missing")
+            yield Clip(name, " ".join(text.split()), str(folder), row=(split, i), time=time) if text and text.strip() else Fault(name, "caption: missing")
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-032
 def find_clips(path) -> tuple:
@@ -429,9 +440,10 @@ class Bucket:
 # %% ../../nbs/13c_training.clips.ipynb #cell-075
 class ClipCache:
     """Latents of clips on disk: `shard-000000.safetensors` and so on, each with the windows of some files, their captions' tokens and, in
-    its header, which files these are and what is wrong with them. `key` says what the latents depend on."""
-    def __init__(self, folder, key: dict):
-        self.folder, self.key, self.buckets, self.done, self.faults = Path(folder), key, {}, set(), {}
+    its header, which files these are and what is wrong with them. `key` says what the latents depend on; with `wanted`, a set of
+    (name, stamp), all other files are stale: their windows and faults are left aside."""
+    def __init__(self, folder, key: dict, wanted=None):
+        self.folder, self.key, self.wanted, self.buckets, self.done, self.faults, self.stale = Path(folder), key, wanted, {}, set(), {}, 0
 
     def shards(self):
         return sorted(self.folder.glob("shard-??????.safetensors"))
@@ -452,10 +464,10 @@ class ClipCache:
 
     def _note(self, told):
         "What a shard's header tells: its files are done, and some of them have faults."
-        for name, size in told["files"]:
-            self.done.add((name, size))
-            self.faults.pop(name, None)
-        self.faults.update({row["name"]: Fault(**row) for row in told["faults"]})
+        files = {name: (name, stamp) for name, stamp in told["files"] if self.wanted is None or (name, stamp) in self.wanted}
+        self.done.update(files.values())
+        self.stale += len(told["files"]) - len(files)
+        self.faults.update({row["name"]: Fault(**row) for row in told["faults"] if row["name"] in files})
 
     def add(self, files, faults, tensors):
         "One more shard, whole or not at all."
@@ -473,15 +485,17 @@ class ClipCache:
         write_bytes(self.folder / "faults.jsonl", "".join(lines).encode())
 
     def load(self, clips=None):
-        "All windows into memory, a bucket for each shape; of a world's, those of its first `clips`."
+        "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`."
         parts = {}
         for shard in self.shards():
-            with safe_open(shard, "pt") as file:
-                for name in file.keys():
-                    parts.setdefault(name, []).append(file.get_tensor(name))
-        shapes = sorted(name.removesuffix(".latents") for name in parts if name.endswith(".latents"))
-        whole = lambda s: {name: torch.cat(parts[f"{s}.{name}"]) for name in ("latents", "tokens", "image_tokens", "coverage", "number") if f"{s}.{name}" in parts}
-        self.buckets = {s: bucket for s in shapes if len((bucket := _bucket(clips, **whole(s))).latents)}
+            fresh = torch.tensor([(name, stamp) in self.done for name, stamp in _header(shard)["files"]])
+            for shape, tensors in _shapes(shard).items():
+                number = tensors.pop("number")
+                keep = fresh[number] if clips is None else number < clips
+                for name, tensor in tensors.items():
+                    parts.setdefault(shape, {}).setdefault(name, []).append(tensor[keep])
+        whole = {shape: Bucket(**{name: torch.cat(some) for name, some in parts[shape].items()}) for shape in sorted(parts)}
+        self.buckets = {shape: bucket for shape, bucket in whole.items() if len(bucket.latents)}
         return self
 
     def to(self, device):
@@ -494,10 +508,14 @@ class ClipCache:
         return sum(len(bucket.latents) for bucket in self.buckets.values())
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-076
-def _bucket(clips, number=None, **tensors):
-    "A bucket of the windows whose clip's number is below `clips`."
-    keep = slice(None) if clips is None or number is None else number < clips
-    return Bucket(**{name: tensor[keep] for name, tensor in tensors.items()})
+def _shapes(shard) -> dict:
+    "Shape -> its tensors by name; `number` is the clip's in its world, or the file's in this shard."
+    found = {}
+    with safe_open(shard, "pt") as file:
+        for shape, dot, name in (key.partition(".") for key in file.keys()):
+            if dot:
+                found.setdefault(shape, {})[name] = file.get_tensor(f"{shape}.{name}")
+    return found
 
 
 def _header(shard) -> dict:
@@ -509,8 +527,8 @@ def _header(shard) -> dict:
 
 
 @torch.no_grad()
-def encode(vae, made, caption, max_length, device="cpu") -> dict:
-    "Windows of a file -> its tensors by name: latents float16 [N, C, t, h, w] and tokens int16 [N, L] of each shape."
+def encode(vae, made, caption, max_length, device="cpu", number=0) -> dict:
+    "Windows of a file -> its tensors by name: latents float16 [N, C, t, h, w], tokens int16 [N, L] and the file's `number` [N] of each shape."
     tensors, ids = {}, tokenize([caption], load_tokenizer(), max_length).short()
     for window in made:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
@@ -518,23 +536,24 @@ def encode(vae, made, caption, max_length, device="cpu") -> dict:
         shape = "x".join(map(str, window.shape[:3]))
         tensors.setdefault(f"{shape}.latents", []).append(z)
         tensors.setdefault(f"{shape}.tokens", []).append(ids)
+        tensors.setdefault(f"{shape}.number", []).append(torch.tensor([number]))
     return tensors
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-077
 def _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress):
     "Decode and encode what is not done; a shard whenever there is enough of it."
     from tqdm.auto import tqdm
-    todo, tokenizer, length = [c for c in clips if (c.name, c.size) not in cache.done], load_tokenizer(), cache.key["max_length"]
+    todo, tokenizer, length = [c for c in clips if (c.name, c.stamp) not in cache.done], load_tokenizer(), cache.key["max_length"]
     files, faults, tensors, size = [], [], {}, 0
     bar = tqdm(loader(todo, buckets, workers), total=len(todo), desc="clips", unit="file", disable=not progress or not todo)
     for clip, (made, why) in zip(todo, bar):
         said = words_that_fit(clip.caption, tokenizer, length)
         why = why or (None if said == clip.caption else f"caption: cut to {len(said.split())} of {len(clip.caption.split())} words")
         faults += [Fault(clip.name, why, len(made))] if why else []
-        files.append((clip.name, clip.size))
-        for name, parts in encode(vae, made, said, length, device).items():
+        for name, parts in encode(vae, made, said, length, device, len(files)).items():
             tensors.setdefault(name, []).extend(parts)
             size += sum(p.nbytes for p in parts)
+        files.append((clip.name, clip.stamp))
         if size >= shard_mb * 2**20 or len(files) == 1000 or clip is todo[-1]:
             cache.add(files, faults, tensors)
             files, faults, tensors, size = [], [], {}, 0
@@ -542,11 +561,15 @@ def _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress):
 # %% ../../nbs/13c_training.clips.ipynb #cell-078
 def build_clip_cache(path, vae, folder, buckets=Buckets(), *, max_length=24, device="cpu", workers=2, shard_mb=4, progress=True) -> ClipCache:
     """The latents of all clips in `path` (see `find_clips`), made by `vae` or taken from `folder`; a second call goes on after a kill.
+    What was made of files or captions that have changed since, or are gone, is not used.
 
     Files that can't be used are skipped and listed in `folder`/faults.jsonl. ValueError: no video, none that can be used, or `folder` holds
     latents of another VAE or of other buckets. OSError: the disk is full. In all cases what is done stays."""
     clips, found = find_clips(path)
-    cache = ClipCache(folder, {"vae": vae_hash(vae), "data": str(Path(path).resolve()), **json.loads(json.dumps(asdict(buckets))), "max_length": max_length}).open()
+    key = {"vae": vae_hash(vae), "data": str(Path(path).resolve()), **json.loads(json.dumps(asdict(buckets))), "max_length": max_length, "stamps": "size-time-caption"}
+    cache = ClipCache(folder, key, {(c.name, c.stamp) for c in clips}).open()
+    if cache.stale:
+        print(f"cache: {cache.stale} files in {cache.folder} have changed or are gone, what was made of them is not used", file=sys.stderr)
     try:
         _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress)
     except OSError as error:
