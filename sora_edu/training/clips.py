@@ -91,7 +91,7 @@ def read_text(data: bytes) -> str:
         raise BadClip("caption: has NULs, so it is UTF-16 without its mark or UTF-32, allowed: UTF-8, or UTF-16 with its mark")
     return text
 
-
+# %% ../../nbs/13c_training.clips.ipynb #cell-021a
 def _words(text) -> str:
     "A caption with single spaces; BadClip if it is none."
     if not isinstance(text, str) or not text.strip():
@@ -124,7 +124,7 @@ def _rows(name, text):
         except (csv.Error, ValueError, RecursionError) as error:
             yield error
 
-
+# %% ../../nbs/13c_training.clips.ipynb #cell-025a
 def _captions(name, text) -> dict:
     "File name -> caption, of a table; of a bad row, a BadClip. ValueError if no row has both columns."
     rows, found, columns = list(_rows(name, text)), {}, (("file", "file_name"), ("caption", "text"))
@@ -141,7 +141,7 @@ def _captions(name, text) -> dict:
             found[file] = error
     return found
 
-
+# %% ../../nbs/13c_training.clips.ipynb #cell-025b
 def _table(folder: Path) -> dict:
     "File name -> caption, or the BadClip that says what is wrong with it, from captions.csv or metadata.jsonl in `folder`."
     found = {}
@@ -207,7 +207,7 @@ def _parquets(path) -> list:
     found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.parquet"))
     return [str(p) for p in found if p.suffix == ".parquet" and p.name != "metadata.parquet"]
 
-
+# %% ../../nbs/13c_training.clips.ipynb #cell-030a
 @lru_cache(maxsize=2)
 def _hf_splits(folder: str) -> dict:
     "Split -> (rows, column of video, column of caption), of what `save_to_disk` of Hugging Face `datasets` wrote, or of Parquet files."
@@ -469,7 +469,7 @@ def loader(clips, buckets: Buckets, workers: int = 2):
                 yield _alone(clip, buckets)
                 done += 1
 
-
+# %% ../../nbs/13c_training.clips.ipynb #cell-066a
 def _pooled(clips, buckets, workers, ahead):
     "What `decode` says of every clip, in order; at most `ahead` are under way."
     with ProcessPoolExecutor(workers) as pool:
