@@ -31,17 +31,22 @@ def write_clips(folder, n, frames=17, size=64):
     return folder
 
 
+BAD_ROWS = ('{{"file": "{0}", "caption": null}}', '{{"file": "{0}", "caption": 5}}', '{{"file": "{0}", "caption": ["a ball"]}}', '{{"file": "{0}", oops', "")
+
+
 def faults_fatal(n=1000):
-    "File faults, of `n` files of every kind in SPOILERS, that stop a run, go unlisted, or cost a good file: should be 0."
+    "File faults, of `n` files of every kind in SPOILERS and a table with a bad row for each, that stop a run, go unlisted, or cost a good file: should be 0."
     frames = to_uint8(render(World().sample(6, 1), 17, 64, 64))[0]
-    kinds, made, usable = list(SPOILERS), {}, {}
+    kinds, made, usable, rows = list(SPOILERS), {}, {}, []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(n):
             kind, stem = kinds[i % len(kinds)], f"{i:05d}"
             usable[stem] = SPOILERS[kind][1]
             made[kind] = made.get(kind) or SPOILERS[kind][0](frames, "a red ball")
+            rows.append(BAD_ROWS[i % len(BAD_ROWS)].format(f"{stem}.{next(iter(made[kind]))}"))
             for ending, data in made[kind].items():
                 Path(folder, f"{stem}.{ending}").write_bytes(data)
+        Path(folder, "metadata.jsonl").write_text("\n".join(rows))
         try:
             cache = build_clip_cache(folder, small_vae(), Path(folder, "cache"), progress=False)
             listed = {row["name"].split(".")[0] for row in map(json.loads, Path(folder, "cache/faults.jsonl").read_text().splitlines())}

@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 
 
 def build(data, folder, seed=0, **options):
-    return build_clip_cache(data, small_vae(seed), folder, workers=0, progress=False, **{"shard_mb": 0.05, **options})
+    return build_clip_cache(data, small_vae(seed), folder, progress=False, **{"workers": 0, "shard_mb": 0.05, **options})
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,25 @@ def test_buckets_of_a_config_have_about_its_pixels():
     assert C.buckets_for(32, 5).frames == (5,)
 
 
+def killing(clip, buckets, decode=C.decode):
+    if "killer" in clip.name:
+        os._exit(9)
+    return decode(clip, buckets)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a patch reaches forked workers alone")
+def test_a_file_that_kills_its_worker_is_listed_and_the_others_used(tmp_path, monkeypatch):
+    data = write_clips(tmp_path / "data", 7)
+    for stem in ("0000-killer", "0003-killer"):
+        C.spoil(data, stem, "whole", greys([90] * 5), "c")
+    monkeypatch.setattr(C, "decode", killing)
+    cache = build(data, tmp_path / "cache", workers=2)
+    assert len(cache) == 7 and {f.name for f in cache.faults.values()} == {"0000-killer.mp4", "0003-killer.mp4"}
+    assert all(f.reason.startswith("crash: ") for f in cache.faults.values())
+    monkeypatch.setattr(C, "decode", None)                                          # a second call asks for none of them again
+    assert equal(build(data, tmp_path / "cache", workers=2), cache)
+
+
 # Captions
 
 def test_captions_come_from_four_places(tmp_path):
@@ -159,6 +178,32 @@ def test_bad_captions_are_refused(ending, data):
 def test_a_broken_table_is_refused(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"{name} can't be read .* allowed"):
+        find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("name, rows, listed", [
+    ("captions.csv", 'file,caption\nb.mp4,\na.mp4,good\n\nc.mp4,"' + "long " * 30000 + '"\n,nobody\n', {"b.mp4": "caption: got None", "c.mp4": "caption: missing"}),
+    ("metadata.jsonl", '{"file": "b.mp4", "caption": null}\n\n{"file": "c.mp4", "caption": 5}\n{oops\n[1]\n{"file": 7, "caption": "x"}\n{"file": "a.mp4", "text": "good"}\n',
+     {"b.mp4": "caption: got None", "c.mp4": "caption: got 5"}),
+    ("metadata.jsonl", '{"file": "b.mp4", "caption": ["x"]}\n{"file": "c.mp4", "caption": "\\ud800"}\n' + "[" * 10**5 + '\n{"file": "a.mp4", "caption": "good\u2028"}\n',
+     {"b.mp4": "caption: got ['x']", "c.mp4": "caption: has NULs or halves"})])
+def test_a_bad_row_is_listed_and_the_others_used(tmp_path, name, rows, listed):
+    for stem in "abc":
+        (tmp_path / f"{stem}.mp4").write_bytes(b"video")
+    (tmp_path / name).write_text(rows, encoding="utf-8")
+    (clip,), faults = find_clips(tmp_path)
+    assert (clip.name, clip.caption) == ("a.mp4", "good")
+    why = {f.name: f.reason for f in faults}
+    assert all(why.pop(file).startswith(reason) for file, reason in listed.items())
+    assert why and all(file.startswith(f"{name}, row ") and reason.startswith("row: ") for file, reason in why.items())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_captions_with_nuls_are_refused(tmp_path, encoding):
+    with pytest.raises(C.BadClip, match="caption: has NULs, so it is UTF-16 without its mark or UTF-32"):
+        C.caption_in(".txt", "a red ball".encode(encoding))
+    (tmp_path / "captions.csv").write_bytes("file,caption\na.mp4,x\n".encode(encoding))
+    with pytest.raises(ValueError, match="captions.csv can't be read .*NULs"):
         find_clips(tmp_path)
 
 
@@ -214,8 +259,28 @@ def test_a_hugging_face_data_set(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_from_disk=lambda folder: {"train": rows}, Video=lambda decode: None))
     found, faults = find_clips(tmp_path)
     C_, = found
-    assert (C_.name, C_.caption) == ("train/0", "a wall") and faults == [C.Fault("train/1", "caption: missing")]
+    assert (C_.name, C_.caption) == ("train/0", "a wall") and faults == [C.Fault("train/1", "caption: got None, allowed: some words")]
     assert decode(C_, Buckets())[0][0].shape == (5, 64, 64, 3)
+    C._hf_splits.cache_clear()
+
+
+@pytest.mark.parametrize("kind", [type("Video", (), {})(), {"bytes": None, "path": None}])
+@pytest.mark.parametrize("file", ["data/train-00000-of-00001.parquet", "one.parquet"])
+def test_parquet_files_as_on_the_hub(tmp_path, monkeypatch, kind, file):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"PAR1")
+    (tmp_path / "metadata.parquet").write_bytes(b"no data set")
+    rows = Rows([{"clip": {"bytes": write_file(greys([90] * 5)), "path": None}, "text": "a wall"}])
+    rows.features = {"clip": kind, "text": None}
+
+    def load_dataset(reader, data_files, split):
+        assert (reader, data_files, split) == ("parquet", [str(tmp_path / file)], "train")
+        return rows
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, Video=lambda decode: None))
+    for path in (tmp_path, tmp_path / file):
+        C._hf_splits.cache_clear()
+        (clip,), _ = find_clips(path)
+        assert clip.caption == "a wall" and clip.time and decode(clip, Buckets())[0][0].shape == (5, 64, 64, 3)
     C._hf_splits.cache_clear()
 
 
@@ -234,6 +299,13 @@ def test_folders_without_clips_are_refused(tmp_path):
     assert len((tmp_path / "cache/faults.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match="none of the 1 captioned"):
         C.first_windows(tmp_path, Buckets(), progress=False)
+
+
+def test_first_windows_walks_past_bad_files(tmp_path):
+    for k in range(4):
+        C.spoil(tmp_path, f"{k}", "whole" if k == 3 else "no video at all", greys([90] * 10), "c")
+    made = C.first_windows(tmp_path, Buckets(frames=(5,)), most=2, progress=False)
+    assert len(made) == 2
 
 
 # The cache
@@ -313,6 +385,44 @@ def test_files_that_come_later_are_added_and_mended_ones_tried_again(tmp_path):
     (data / "0001.mp4").write_bytes(whole)
     made = build(data, tmp_path / "cache")
     assert len(made) == 2 and not made.faults
+
+
+def test_what_changed_or_is_gone_is_not_used(tmp_path, capsys):
+    data = write_clips(tmp_path / "data", 5)
+    C.spoil(data, "broken", "half an mp4", greys([90] * 17), "c")
+    assert len(build(data, tmp_path / "cache")) == 5 and "cache:" not in capsys.readouterr().err
+    (data / "0000.txt").write_text("a blue box")                                    # another caption
+    (data / "0001.mp4").unlink()                                                    # no video any more
+    other = write_file(greys([90] * 17))
+    (data / "0002.mp4").write_bytes(other)                                          # another video
+    same = (data / "0003.mp4").read_bytes()
+    (data / "0003.mp4").write_bytes(same[:-1] + bytes([same[-1] ^ 1]))              # of the same size
+    (data / "broken.mp4").unlink()
+    later, anew = build(data, tmp_path / "cache"), build(data, tmp_path / "anew")
+    assert "cache: 5 files in" in capsys.readouterr().err and not later.faults
+    learned = lambda cache: sorted((z.float().sum().item(), *ids[0].tolist()) for b in cache.buckets.values() for z, ids in zip(b.latents, b.tokens))
+    assert len(later) == 4 and learned(later) == learned(anew)
+
+
+def test_a_cache_that_does_not_know_when_files_changed_is_refused(data, tmp_path):
+    build(data, tmp_path)
+    note = json.loads((tmp_path / "cache.json").read_text())
+    (tmp_path / "cache.json").write_text(json.dumps({name: value for name, value in note.items() if name != "stamps"}))
+    with pytest.raises(ValueError, match="was made with stamps None.*delete the folder"):
+        build(data, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{oops", "[1]", "null", "\udcff", ""])
+def test_a_damaged_note_of_the_cache_is_said(tmp_path, text):
+    (tmp_path / "cache.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match="cache.json is damaged.*delete the folder"):
+        C.ClipCache(tmp_path, {"vae": "x"}).open()
+
+
+def test_a_name_that_is_no_text_is_listed(tmp_path):
+    cache = C.ClipCache(tmp_path, {}).open()
+    cache.list_faults([C.Fault("\udcff.mp4", "caption: missing")])
+    assert json.loads((tmp_path / "faults.jsonl").read_text())["name"] == "\udcff.mp4"
 
 
 # Batches

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIDEOS', 'SPOILERS', 'WORDINGS', 'Clip', 'Fault', 'BadClip', 'read_text', 'caption_in', 'find_clips', 'frames_of',
            'write_file', 'shown_size', 'fit', 'Buckets', 'buckets_for', 'windows', 'decode', 'turned', 'spoil',
-           'Decoded', 'loader', 'vae_hash', 'words_that_fit', 'Bucket', 'ClipCache', 'encode', 'build_clip_cache',
-           'clip_batch_at', 'Drawn', 'build_world_cache', 'first_windows', 'adapt']
+           'loader', 'vae_hash', 'words_that_fit', 'Bucket', 'ClipCache', 'encode', 'build_clip_cache', 'clip_batch_at',
+           'Drawn', 'build_world_cache', 'first_windows', 'adapt']
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-003
 import copy
@@ -17,8 +17,11 @@ import json
 import os
 import random
 import struct
+import sys
 import tarfile
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -45,6 +48,12 @@ class Clip:
     size: int = 0
     offset: int | None = None
     row: tuple | None = None
+    time: int = 0
+
+    @property
+    def stamp(self) -> str:
+        "Another one if the video or its caption is another: bytes, time of the file's last change, hash of the caption."
+        return f"{self.size}-{self.time}-{hashlib.sha256(self.caption.encode()).hexdigest()[:16]}"
 
     def open(self):
         "What PyAV can open: a path, or the bytes."
@@ -75,9 +84,21 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
 def read_text(data: bytes) -> str:
     "UTF-8, or UTF-16 if it says so by its first bytes. Anything else is refused: a guess would teach the model wrong letters."
     try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").strip()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise BadClip(f"caption: byte {error.start} is no UTF-8, allowed: UTF-8, or UTF-16 with its mark") from None
+    if "\0" in text:
+        raise BadClip("caption: has NULs, so it is UTF-16 without its mark or UTF-32, allowed: UTF-8, or UTF-16 with its mark")
+    return text
+
+# %% ../../nbs/13c_training.clips.ipynb #cell-021a
+def _words(text) -> str:
+    "A caption with single spaces; BadClip if it is none."
+    if not isinstance(text, str) or not text.strip():
+        raise BadClip(f"caption: got {repr(text)[:40]}, allowed: some words")
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        raise BadClip("caption: has NULs or halves of characters, allowed: text")
+    return " ".join(text.split())
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-022
 def caption_in(ending: str, data: bytes) -> str:
@@ -87,25 +108,48 @@ def caption_in(ending: str, data: bytes) -> str:
         try:
             fields = json.loads(text)
             text = next(fields[key] for key in ("caption", "text") if key in fields)
-        except (ValueError, TypeError, StopIteration):
+        except (ValueError, TypeError, StopIteration, RecursionError):
             raise BadClip('caption: the .json has none, allowed: an object with "caption" or "text"') from None
-    if not isinstance(text, str) or not text.strip():
-        raise BadClip("caption: empty, allowed: some words")
-    return " ".join(text.split())
+    return _words(text)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-025
-def _table(folder: Path) -> dict:
-    "File name -> caption, from captions.csv or metadata.jsonl in `folder`."
-    found = {}
-    for name, parse in (("metadata.jsonl", lambda t: map(json.loads, t.splitlines())), ("captions.csv", lambda t: csv.DictReader(io.StringIO(t)))):
-        if not (folder / name).is_file():
+def _rows(name, text):
+    "The rows of a table as dicts; instead of one that can't be read, the error."
+    rows = csv.DictReader(io.StringIO(text, newline="")) if name.endswith(".csv") else map(json.loads, filter(str.strip, text.split("\n")))
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except (csv.Error, ValueError, RecursionError) as error:
+            yield error
+
+# %% ../../nbs/13c_training.clips.ipynb #cell-025a
+def _captions(name, text) -> dict:
+    "File name -> caption, of a table; of a bad row, a BadClip. ValueError if no row has both columns."
+    rows, found, columns = list(_rows(name, text)), {}, (("file", "file_name"), ("caption", "text"))
+    if rows and not any(isinstance(row, dict) and all(row.keys() & set(c) for c in columns) for row in rows):
+        raise ValueError("no row has both columns")
+    for k, row in enumerate(rows, 1):
+        file, said = (next((row[c] for c in some if row.get(c)), None) if isinstance(row, dict) else None for some in columns)
+        if not isinstance(file, str):
+            found[f"{name}, row {k}"] = BadClip(f"row: {row if isinstance(row, Exception) else 'names no file'}")
             continue
         try:
-            rows = list(parse(read_text((folder / name).read_bytes())))
-            get = lambda row, *keys: next(row[key] for key in keys if row.get(key))
-            found |= {get(row, "file", "file_name"): get(row, "caption", "text") for row in rows}
-        except (ValueError, AttributeError, StopIteration) as error:
-            raise ValueError(f"data: {folder / name} can't be read ({error or 'a field is missing'}), allowed: file and caption in every row") from None
+            found[file] = _words(said)
+        except BadClip as error:
+            found[file] = error
+    return found
+
+# %% ../../nbs/13c_training.clips.ipynb #cell-025b
+def _table(folder: Path) -> dict:
+    "File name -> caption, or the BadClip that says what is wrong with it, from captions.csv or metadata.jsonl in `folder`."
+    found = {}
+    for path in (folder / "metadata.jsonl", folder / "captions.csv"):
+        try:
+            found |= _captions(path.name, read_text(path.read_bytes())) if path.is_file() else {}
+        except (ValueError, OSError) as error:
+            raise ValueError(f"data: {path} can't be read ({error}), allowed: rows with file and caption") from None
     return found
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-026
@@ -122,10 +166,15 @@ def _in_folder(root: Path):
             try:
                 beside = next((e for e in (".txt", ".json") if path.stem + e in there), None)
                 caption = caption_in(beside, path.with_suffix(beside).read_bytes()) if beside else table.get(file) or top.get(name)
-                yield Clip(name, caption, str(path), path.stat().st_size) if caption else Fault(name, "caption: missing")
+                if isinstance(caption, BadClip):
+                    raise caption
+                about = path.stat()
+                yield Clip(name, caption, str(path), about.st_size, time=about.st_mtime_ns) if caption else Fault(name, "caption: missing")
             except (BadClip, OSError) as error:
                 yield Fault(name, str(error))
-        yield from (Fault(name, "listed with a caption, but no such file") for name in sorted(table) if not Path(folder, name).exists())
+        for file in sorted(f for f in table if not os.path.exists(os.path.join(folder, f))):
+            bad = isinstance(table[file], BadClip)
+            yield Fault(os.path.relpath(os.path.join(folder, file), root), str(table[file]) if bad else "listed with a caption, but no such file")
     yield from (Fault(str(error.filename), f"folder: {error.strerror}") for error in closed)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-028
@@ -144,23 +193,32 @@ def _in_tar(shard: Path):
         if ending in VIDEOS:
             name, beside = f"{shard.name}/{stem}{ending}", next((e for e in (".txt", ".json") if (stem, e) in members), None)
             try:
-                if offset + size > shard.stat().st_size:
+                about = shard.stat()
+                if offset + size > about.st_size:
                     raise BadClip("shard: damaged, it ends in the middle of this file")
-                yield Clip(name, caption_in(beside, members[stem, beside][2]), str(shard), size, offset) if beside else Fault(name, "caption: missing")
+                caption = beside and caption_in(beside, members[stem, beside][2])
+                yield Clip(name, caption, str(shard), size, offset, time=about.st_mtime_ns) if beside else Fault(name, "caption: missing")
             except BadClip as error:
                 yield Fault(name, str(error))
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-030
+def _parquets(path) -> list:
+    "`path`, if it is a Parquet file, or those in it; metadata.parquet is a table beside videos."
+    found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.parquet"))
+    return [str(p) for p in found if p.suffix == ".parquet" and p.name != "metadata.parquet"]
+
+# %% ../../nbs/13c_training.clips.ipynb #cell-030a
 @lru_cache(maxsize=2)
 def _hf_splits(folder: str) -> dict:
-    "Split -> (rows, column of video, column of caption), of a dataset that `save_to_disk` of Hugging Face `datasets` wrote."
+    "Split -> (rows, column of video, column of caption), of what `save_to_disk` of Hugging Face `datasets` wrote, or of Parquet files."
     try:
         import datasets
     except ImportError:
-        raise ValueError(f"data: {folder} was saved by the package datasets, which is not installed, allowed: pip install datasets, or a folder of videos") from None
-    found, splits = datasets.load_from_disk(folder), {}
+        raise ValueError(f"data: {folder} is read by the package datasets, which is not installed, allowed: pip install datasets, or a folder of videos") from None
+    files, splits = _parquets(folder), {}
+    found = datasets.load_dataset("parquet", data_files=files, split="train") if files else datasets.load_from_disk(folder)
     for split, rows in (found.items() if isinstance(found, dict) else [("all", found)]):
-        video = next((k for k, kind in rows.features.items() if type(kind).__name__ == "Video"), None)
+        video = next((k for k, kind in rows.features.items() if type(kind).__name__ == "Video" or isinstance(kind, dict) and {*kind} == {"bytes", "path"}), None)
         caption = next((k for k in ("caption", "text", "prompt") if k in rows.features), None)
         if video is None or caption is None:
             raise ValueError(f"data: {folder} has columns {', '.join(rows.features)}, allowed: one of type Video, and caption, text or prompt")
@@ -176,21 +234,25 @@ def _hf_file(folder, split, i):
 
 def _in_hf(folder: Path):
     "A Clip or a Fault for every row of every split."
+    time = max((p.stat().st_mtime_ns for p in map(Path, _parquets(folder) or folder.rglob("*.arrow"))), default=0)
     for split, (rows, _, caption) in _hf_splits(str(folder)).items():
         for i, text in enumerate(rows[caption]):
             name = f"{split}/{i}"
-            yield Clip(name, " ".join(text.split()), str(folder), row=(split, i)) if text and text.strip() else Fault(name, "caption: missing")
+            try:
+                yield Clip(name, _words(text), str(folder), row=(split, i), time=time)
+            except BadClip as error:
+                yield Fault(name, str(error))
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-032
 def find_clips(path) -> tuple:
     """Look for videos with captions -> (list of Clip, list of Fault), in an order that never changes.
 
     `path`: a folder of videos (caption in NAME.txt, NAME.json, captions.csv or metadata.jsonl), a folder of WebDataset shards
-    or one shard, or a folder saved by Hugging Face `datasets`. ValueError if there is no video at all."""
+    or one shard, a folder saved by Hugging Face `datasets`, or Parquet files as on its hub. ValueError if there is no video at all."""
     path = Path(path)
     if not path.exists():
         raise ValueError(f"data: got {path}, which does not exist, allowed: a folder of videos, or a tar shard")
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists() or _parquets(path):
         found = list(_in_hf(path))
     elif path.is_dir():
         found = [item for shard in sorted(path.glob("*.tar")) for item in _in_tar(shard)] + list(_in_folder(path))
@@ -369,6 +431,7 @@ SPOILERS = {       # kind -> (makes the file's endings and bytes from frames and
     "empty": (lambda f, c: {"webm": b"", "txt": c.encode()}, False),
     "no caption": (lambda f, c: {"mp4": write_file(f)}, False),
     "empty caption": (lambda f, c: {"mp4": write_file(f), "txt": b" \n"}, False),
+    "UTF-16, unmarked": (lambda f, c: {"mp4": write_file(f), "txt": c.encode("utf-16-le")}, False),
     "another encoding": (lambda f, c: {"mp4": write_file(f), "txt": (c + " \u00e0 la carte").encode("latin-1")}, False),
 }
 
@@ -381,21 +444,41 @@ def spoil(folder, stem: str, kind: str, frames, caption: str) -> bool:
     return usable
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-065
-class Decoded(Dataset):
-    "What `decode` says of each of `clips`, for the workers of a DataLoader."
-    def __init__(self, clips, buckets):
-        self.clips, self.buckets = clips, buckets
-
-    def __len__(self):
-        return len(self.clips)
-
-    def __getitem__(self, i):
-        return decode(self.clips[i], self.buckets)
+def _alone(clip, buckets) -> tuple:
+    "`decode` in a process of its own. A file that kills it has a fault."
+    try:
+        with ProcessPoolExecutor(1) as pool:
+            return pool.submit(decode, clip, buckets).result()
+    except BrokenProcessPool:
+        return [], "crash: it kills the process that decodes it"
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-066
-def loader(clips, buckets: Buckets, workers: int = 2) -> DataLoader:
-    "(windows, why not) of every clip, in order, decoded by `workers` processes; few clips are decoded without."
-    return DataLoader(Decoded(clips, buckets), batch_size=None, collate_fn=as_it_is, num_workers=workers if len(clips) > 8 else 0)
+def loader(clips, buckets: Buckets, workers: int = 2):
+    "(windows, why not) of every clip, in order, decoded by `workers` processes; with 0 by this one, which a file may then kill."
+    if not workers:
+        yield from (decode(clip, buckets) for clip in clips)
+        return
+    done, ahead = 0, 2 * workers
+    while done < len(clips):
+        try:
+            for result in _pooled(clips[done:], buckets, workers, ahead):
+                yield result
+                done += 1
+        except BrokenProcessPool:                                # by one of the files that were under way: each alone
+            for clip in clips[done:done + ahead]:
+                yield _alone(clip, buckets)
+                done += 1
+
+# %% ../../nbs/13c_training.clips.ipynb #cell-066a
+def _pooled(clips, buckets, workers, ahead):
+    "What `decode` says of every clip, in order; at most `ahead` are under way."
+    with ProcessPoolExecutor(workers) as pool:
+        waiting, rest = deque(), iter(clips)
+        while True:
+            waiting.extend(pool.submit(decode, clip, buckets) for clip in islice(rest, ahead - len(waiting)))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-069
 def vae_hash(vae) -> str:
@@ -429,9 +512,10 @@ class Bucket:
 # %% ../../nbs/13c_training.clips.ipynb #cell-075
 class ClipCache:
     """Latents of clips on disk: `shard-000000.safetensors` and so on, each with the windows of some files, their captions' tokens and, in
-    its header, which files these are and what is wrong with them. `key` says what the latents depend on."""
-    def __init__(self, folder, key: dict):
-        self.folder, self.key, self.buckets, self.done, self.faults = Path(folder), key, {}, set(), {}
+    its header, which files these are and what is wrong with them. `key` says what the latents depend on; with `wanted`, a set of
+    (name, stamp), all other files are stale: their windows and faults are left aside."""
+    def __init__(self, folder, key: dict, wanted=None):
+        self.folder, self.key, self.wanted, self.buckets, self.done, self.faults, self.stale = Path(folder), key, wanted, {}, set(), {}, 0
 
     def shards(self):
         return sorted(self.folder.glob("shard-??????.safetensors"))
@@ -440,10 +524,13 @@ class ClipCache:
         "Make the folder, or go on with it; a cache that was made otherwise is refused."
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "cache.json"
-        before = json.loads(note.read_text()) if note.exists() else None
-        if before not in (None, self.key):
-            name = next(k for k in self.key if before.get(k) != self.key[k])
-            raise ValueError(f"cache: {self.folder} was made with {name} {str(before.get(name))[:40]}, allowed: this run's, {str(self.key[name])[:40]}; "
+        try:
+            before = dict(json.loads(note.read_text())) if note.exists() else self.key
+        except (ValueError, TypeError):
+            raise ValueError(f"cache: {note} is damaged, allowed: what a run wrote there; delete the folder to build it anew") from None
+        if before != self.key:
+            name = next(k for k in self.key | before if before.get(k) != self.key.get(k))
+            raise ValueError(f"cache: {self.folder} was made with {name} {str(before.get(name))[:40]}, allowed: this run's, {str(self.key.get(name))[:40]}; "
                              "delete the folder to build it anew, or name another")
         write_bytes(note, json.dumps(self.key).encode())
         for shard in self.shards():
@@ -452,10 +539,10 @@ class ClipCache:
 
     def _note(self, told):
         "What a shard's header tells: its files are done, and some of them have faults."
-        for name, size in told["files"]:
-            self.done.add((name, size))
-            self.faults.pop(name, None)
-        self.faults.update({row["name"]: Fault(**row) for row in told["faults"]})
+        files = {name: (name, stamp) for name, stamp in told["files"] if self.wanted is None or (name, stamp) in self.wanted}
+        self.done.update(files.values())
+        self.stale += len(told["files"]) - len(files)
+        self.faults.update({row["name"]: Fault(**row) for row in told["faults"] if row["name"] in files})
 
     def add(self, files, faults, tensors):
         "One more shard, whole or not at all."
@@ -470,18 +557,20 @@ class ClipCache:
         "`faults.jsonl`: a line for each file that is not used, or not wholly; `found` are those without a clip to decode."
         self.faults = {f.name: f for f in found} | self.faults
         lines = [json.dumps(asdict(f), ensure_ascii=False) + "\n" for f in self.faults.values()]
-        write_bytes(self.folder / "faults.jsonl", "".join(lines).encode())
+        write_bytes(self.folder / "faults.jsonl", "".join(lines).encode(errors="backslashreplace"))
 
     def load(self, clips=None):
-        "All windows into memory, a bucket for each shape; of a world's, those of its first `clips`."
+        "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`."
         parts = {}
         for shard in self.shards():
-            with safe_open(shard, "pt") as file:
-                for name in file.keys():
-                    parts.setdefault(name, []).append(file.get_tensor(name))
-        shapes = sorted(name.removesuffix(".latents") for name in parts if name.endswith(".latents"))
-        whole = lambda s: {name: torch.cat(parts[f"{s}.{name}"]) for name in ("latents", "tokens", "image_tokens", "coverage", "number") if f"{s}.{name}" in parts}
-        self.buckets = {s: bucket for s in shapes if len((bucket := _bucket(clips, **whole(s))).latents)}
+            fresh = torch.tensor([(name, stamp) in self.done for name, stamp in _header(shard)["files"]])
+            for shape, tensors in _shapes(shard).items():
+                number = tensors.pop("number")
+                keep = fresh[number] if clips is None else number < clips
+                for name, tensor in tensors.items():
+                    parts.setdefault(shape, {}).setdefault(name, []).append(tensor[keep])
+        whole = {shape: Bucket(**{name: torch.cat(some) for name, some in parts[shape].items()}) for shape in sorted(parts)}
+        self.buckets = {shape: bucket for shape, bucket in whole.items() if len(bucket.latents)}
         return self
 
     def to(self, device):
@@ -494,10 +583,14 @@ class ClipCache:
         return sum(len(bucket.latents) for bucket in self.buckets.values())
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-076
-def _bucket(clips, number=None, **tensors):
-    "A bucket of the windows whose clip's number is below `clips`."
-    keep = slice(None) if clips is None or number is None else number < clips
-    return Bucket(**{name: tensor[keep] for name, tensor in tensors.items()})
+def _shapes(shard) -> dict:
+    "Shape -> its tensors by name; `number` is the clip's in its world, or the file's in this shard."
+    found = {}
+    with safe_open(shard, "pt") as file:
+        for shape, dot, name in (key.partition(".") for key in file.keys()):
+            if dot:
+                found.setdefault(shape, {})[name] = file.get_tensor(f"{shape}.{name}")
+    return found
 
 
 def _header(shard) -> dict:
@@ -509,8 +602,8 @@ def _header(shard) -> dict:
 
 
 @torch.no_grad()
-def encode(vae, made, caption, max_length, device="cpu") -> dict:
-    "Windows of a file -> its tensors by name: latents float16 [N, C, t, h, w] and tokens int16 [N, L] of each shape."
+def encode(vae, made, caption, max_length, device="cpu", number=0) -> dict:
+    "Windows of a file -> its tensors by name: latents float16 [N, C, t, h, w], tokens int16 [N, L] and the file's `number` [N] of each shape."
     tensors, ids = {}, tokenize([caption], load_tokenizer(), max_length).short()
     for window in made:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bf16(device)):
@@ -518,23 +611,24 @@ def encode(vae, made, caption, max_length, device="cpu") -> dict:
         shape = "x".join(map(str, window.shape[:3]))
         tensors.setdefault(f"{shape}.latents", []).append(z)
         tensors.setdefault(f"{shape}.tokens", []).append(ids)
+        tensors.setdefault(f"{shape}.number", []).append(torch.tensor([number]))
     return tensors
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-077
 def _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress):
     "Decode and encode what is not done; a shard whenever there is enough of it."
     from tqdm.auto import tqdm
-    todo, tokenizer, length = [c for c in clips if (c.name, c.size) not in cache.done], load_tokenizer(), cache.key["max_length"]
+    todo, tokenizer, length = [c for c in clips if (c.name, c.stamp) not in cache.done], load_tokenizer(), cache.key["max_length"]
     files, faults, tensors, size = [], [], {}, 0
     bar = tqdm(loader(todo, buckets, workers), total=len(todo), desc="clips", unit="file", disable=not progress or not todo)
-    for clip, (made, why) in zip(todo, bar):
+    for (made, why), clip in zip(bar, todo):
         said = words_that_fit(clip.caption, tokenizer, length)
         why = why or (None if said == clip.caption else f"caption: cut to {len(said.split())} of {len(clip.caption.split())} words")
         faults += [Fault(clip.name, why, len(made))] if why else []
-        files.append((clip.name, clip.size))
-        for name, parts in encode(vae, made, said, length, device).items():
+        for name, parts in encode(vae, made, said, length, device, len(files)).items():
             tensors.setdefault(name, []).extend(parts)
             size += sum(p.nbytes for p in parts)
+        files.append((clip.name, clip.stamp))
         if size >= shard_mb * 2**20 or len(files) == 1000 or clip is todo[-1]:
             cache.add(files, faults, tensors)
             files, faults, tensors, size = [], [], {}, 0
@@ -542,11 +636,15 @@ def _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress):
 # %% ../../nbs/13c_training.clips.ipynb #cell-078
 def build_clip_cache(path, vae, folder, buckets=Buckets(), *, max_length=24, device="cpu", workers=2, shard_mb=4, progress=True) -> ClipCache:
     """The latents of all clips in `path` (see `find_clips`), made by `vae` or taken from `folder`; a second call goes on after a kill.
+    What was made of files or captions that have changed since, or are gone, is not used.
 
     Files that can't be used are skipped and listed in `folder`/faults.jsonl. ValueError: no video, none that can be used, or `folder` holds
     latents of another VAE or of other buckets. OSError: the disk is full. In all cases what is done stays."""
     clips, found = find_clips(path)
-    cache = ClipCache(folder, {"vae": vae_hash(vae), "data": str(Path(path).resolve()), **json.loads(json.dumps(asdict(buckets))), "max_length": max_length}).open()
+    key = {"vae": vae_hash(vae), "data": str(Path(path).resolve()), **json.loads(json.dumps(asdict(buckets))), "max_length": max_length, "stamps": "size-time-caption"}
+    cache = ClipCache(folder, key, {(c.name, c.stamp) for c in clips}).open()
+    if cache.stale:
+        print(f"cache: {cache.stale} files in {cache.folder} have changed or are gone, what was made of them is not used", file=sys.stderr)
     try:
         _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress)
     except OSError as error:
@@ -621,7 +719,7 @@ def first_windows(path, buckets: Buckets, most: int = 500, progress=True) -> lis
     "Up to `most` windows uint8 [T, H, W, 3] of the clips in `path`, at most ten of a clip. ValueError if there are none."
     from tqdm.auto import tqdm
     clips, made = find_clips(path)[0], []
-    for some, _ in tqdm(loader(clips[:most], replace(buckets, most=10)), total=len(clips[:most]), desc="look", unit="file", disable=not progress):
+    for some, _ in tqdm(loader(clips, replace(buckets, most=10)), total=len(clips), desc="look", unit="file", disable=not progress):
         made += some
         if len(made) >= most:
             break
