@@ -380,8 +380,8 @@ def evaluate(
     suite = suite or ("full" if full else "seen")
     if against and read_config(against).world != world:
         raise ValueError(f"--against: got weights of another world than {world}, allowed: of the same")
-    if not full and suite != "controls":
-        adherence.suite(suite)                                      # refused before the weights are read
+    if not full and suite not in (*adherence.SUITES, "controls") and Path(suite).suffix != ".json":
+        raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls, or a .json of prompts")
     if full:
         told = _evaluate_full(weights, suite, report, against, **how)
     else:
