@@ -1,5 +1,7 @@
 "Suites, counting, controls: what stands between a model and its figure."
 import builtins
+import hashlib
+import json
 import math
 from collections import Counter
 from importlib.resources import files
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from sora_edu.evaluate import adherence as A
+from sora_edu.evaluate import suites
 from sora_edu.video import to_uint8
 from sora_edu.world.captions import parse
 from sora_edu.world.render import render
@@ -25,6 +28,50 @@ def test_the_stored_suites_are_what_the_seed_gives():
     stored = files("sora_edu").joinpath("data", "suites.json").read_text(encoding="utf-8")
     assert stored == A.suites_json(A.SUITE_SEED)
     assert A.make_suites(1) != A.make_suites(A.SUITE_SEED)
+    for name, rows in A.make_suites().items():
+        assert [(r["prompt"], r["seed"], Description(*(r[a] for a in ATTRIBUTES))) for r in rows] == [(c.prompt, c.seed, c.description) for c in A.suite(name)]
+
+
+@pytest.mark.parametrize("name, digest", [("seen", "bbebbc146c96e7996d36eee5d5efa86a51e7c913212980e5e33d1ccc8bd865bb"),
+                                          ("heldout", "f6aff2fc0283a6b14999a4673e2919d7d6592be01632d08242b17eb58179bb5d")])
+def test_prompts_and_seeds_of_published_figures_never_change(name, digest):
+    asked = [[c.prompt, c.seed] for c in A.suite(name)]
+    assert hashlib.sha256(json.dumps(asked).encode()).hexdigest() == digest
+    assert [c.id for c in A.suite(name)] == [f"{name}-{i:03d}" for i in range(len(asked))]
+
+
+def test_a_suite_of_one_s_own(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps([{"prompt": "a small red star bounces"}, {"id": "b", "prompt": "a big blue ball rises at night", "seed": 5, "asked": ["actor"]}]))
+    first, second = A.suite(path)
+    assert (first.id, first.seed, first.description) == ("prompt 1", 0, Description("small", "red", "star", "bounces"))
+    assert (second.id, second.seed, second.description) == ("b", 5, Description(actor="ball"))
+    assert second.scene == make_scene("big", "blue", "ball", "rises", "at night", seed=5) and first.scene == first.scene
+    told = A.evaluate(lambda prompts, seeds: render([first.scene, make_scene("small", "red", "ball", "spins", "in the snow", seed=5)]), path, progress=False, rows=True)
+    assert told["n"] == 2 and told["all"]["right"] == 2 and (told["actor"]["n"], told["colour"]["n"]) == (2, 1) and "setting" not in told
+    assert [row["id"] for row in told["rows"]] == ["prompt 1", "b"] and A.suite(path, 1) == [first]
+
+
+ROW = {"prompt": "a small red ball bounces"}
+
+
+@pytest.mark.parametrize("read", [A.read_suite, suites.read_suite])
+@pytest.mark.parametrize("text, message", [
+    (json.dumps([ROW | {"asked": asked}]), "^prompt 1: asked: got .*, allowed: a list of what the prompt says: size, colour, actor, action")
+    for asked in (None, 5, [], [5], [["actor"]], {"actor": 1}, "actor", ["camera"], ["mood"])] + [
+    (json.dumps([ROW, ROW | {"topic": topic}]), "^prompt 2: topic: got .*, allowed: a string, but not suite, overall, reasons, against, rows")
+    for topic in ("rows", "overall", "suite", "against", "reasons", None, 3)] + [
+    (json.dumps([ROW | {"seed": seed}]), "^prompt 1: seed: got .*, allowed: a whole number from 0") for seed in (-1, True, 0.5, None, "1", 2 ** 63)] + [
+    (json.dumps([ROW | {"id": []}]), r"^prompt 1: id: got \[\], allowed: a string"),
+    (json.dumps([ROW | {"id": "a"}] * 2), "^prompt 2: got the id 'a' a second time"),
+    (json.dumps([{"prompt": "a red bal bounces"}]), "^prompt 1: .*'bal'.*'ball'"),
+    (json.dumps([{"prompt": 3}]), "^prompt 1: got {'prompt': 3}, allowed"), (json.dumps(["a red ball"]), "^prompt 1: got 'a red ball', allowed"),
+    ("[]", "without prompts"), ('{"a": 1}', "without prompts"), ("no json", "^suite: got mine.json, which cannot be read")] + [
+    (json.dumps([ROW])[:-2] + ', "asked": ' + "[" * depth + "]" * depth + "}]", "asked: got|cannot be read") for depth in (5, 500, 950, 5000, 10 ** 6)])
+def test_a_suite_with_a_mistake_is_refused_by_name(tmp_path, read, text, message):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "mine.json")
 
 
 @pytest.mark.parametrize("name, n", [("seen", 480), ("heldout", 240)])

@@ -14,7 +14,7 @@ import torch
 
 import train_gpu
 import words
-from sora_edu.evaluate import adherence, suites
+from sora_edu.evaluate import adherence, ledger, suites
 from sora_edu.model.dit import DiT
 from sora_edu.model.text import TextEncoder, load_tokenizer, tokenize
 from sora_edu.model.vae import VAE
@@ -216,6 +216,43 @@ def test_the_full_world_s_judge_reads_them(models):
     assert told["counting"]["n"] == 2 and told["counting"]["right"] == 0 and all(row["unreadable"] for row in told["rows"])
 
 
+def test_random_weights_are_a_floor(models):
+    "An untrained network of the same shape answers the cases, and nothing that it makes is readable."
+    cases = suites.suite("style", 2)
+    told = suites.floors(cases, models, n=3, progress=False, num_inference_steps=1)
+    assert told["random weights"]["style"]["n"] == 2 and told["random weights"]["overall"]["unreadable"]["right"] == 2
+    top = suites.ceilings(cases, models.vae, progress=False)
+    assert top["renders"]["style"]["right"] >= top["vae"]["style"]["right"] == 0 and top["vae"]["overall"]["unreadable"]["n"] == 2
+
+
+def test_what_is_shipped_has_a_cost(whole, tmp_path):
+    "Steps of 96 tokens of four latents each, in four shapes: two or three latent frames of 8 x 8 or 6 x 8."
+    told, legs = ledger.cost(whole / "ship"), json.loads((whole / "ship" / "model.json").read_text())["info"]["legs"]
+    sizes, steps = [(t, h, w) for t in (2, 3) for h, w in ((8, 8), (6, 8))], [(0.6 * 6, 0.4 * 6), (0.7 * 6, 0.3 * 6)]
+    clips = [sum(round(video * (384 // (t * h * w))) for video, _ in steps) for t, h, w in sizes]
+    images = [sum(round(image * (384 // (h * w))) for _, image in steps) for t, h, w in sizes]
+    spent = sum(n * flops(BASE_NANO, *s) + m * flops(BASE_NANO, 1, *s[1:]) for n, m, s in zip(clips, images, sizes)) / 4
+    assert [leg["tokens"] for leg in legs] == [96, 96]
+    assert (told["legs"], told["clips"], told["images"], told["flops"]) == (2, round(sum(clips) / 4), round(sum(images) / 4), round(spent))
+    assert told["hours"] == 0 and {p.name for p in (whole / "ship").glob("leg*.jsonl")} == {"leg0.jsonl", "leg1.jsonl"}
+    shutil.copytree(whole / "ship", tmp_path / "ship")
+    (tmp_path / "ship" / "leg1.jsonl").unlink()
+    assert ledger.cost(tmp_path / "ship") == told | {"hours": None} and ledger.trained_on(whole / "ship") == "cpu"
+
+
+def test_the_ledger_counts_the_samples_of_each_shape_s_steps(whole):
+    "Batches of many steps, in every shape, have as many clips or images as the ledger tells of that shape."
+    cache, leg = prepare(BASE_NANO, whole, progress=False)[1], dataclasses.replace(BASE_NANO.legs[0], tokens=480, steps=400, mid_clip_share=0.0)
+    seen = {}
+    for batch in (clip_batch_at(cache, leg, 0, step) for step in range(400)):
+        n, _, t, h, w = batch["x0"].shape
+        seen.setdefault((batch["image"], h, w) if batch["image"] else (False, t, h, w), set()).add(n)
+    assert len(seen) == 6 and all(len(counts) == 1 for counts in seen.values())
+    for (image, *shape), (n,) in seen.items():
+        clips, images = ledger.samples_of(dataclasses.asdict(leg), (1, *shape) if image else tuple(shape))
+        assert n == (images / 160 if image else clips / 240)
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 def test_sora_edu_train_is_the_same_recipe(whole, tmp_path, capsys):
     assert run(["train", "base-nano", "--all-legs", "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
@@ -226,10 +263,17 @@ def test_sora_edu_evaluates_topics_and_files(whole, tmp_path, capsys, monkeypatc
     ask = lambda *words: (run(["evaluate", "--weights", str(whole / "ship"), *words]), *capsys.readouterr())
     monkeypatch.setattr("sora_edu.evaluate.adherence.generator", lambda weights: suites.perfect)
     code, out, _ = ask("--suite", "style", "--limit", "1", "--json")
-    assert code == 0 and json.loads(out)["style"]["n"] == 1
+    told = json.loads(out)
+    assert told["overall"]["style"]["n"] == told["overall"]["n"] == 1 and sum(told["overall"]["reasons"].values()) == told["overall"]["unreadable"]["right"]
     (tmp_path / "mine.json").write_text(json.dumps([{"prompt": PROMPT, "asked": ["colour"]}]))
     code, out, _ = ask("--suite", str(tmp_path / "mine.json"))
-    assert code == 0 and "own: 100.0 %" in out
+    assert code == 0 and "own: 100.0 %" in out and "overall: 100.0 %" in out
+    told, real = {}, suites.floors
+    monkeypatch.setattr(suites, "floors", lambda cases, weights, **how: told.update(n=len(cases)) or real(cases, n=2, **how))
+    code, out, _ = ask("--suite", "controls", "--limit", "2")
+    assert code == 0 and told["n"] == 2 and "noise:   0.0 %" in out and "nearest training clip:   0.0 %" in out
+    code, _, err = ask("--suite", "controls", "--limit", "1")
+    assert code == 2 and "cases: got 1, allowed: at least 2" in err
     assert len(suites.read_suite()) == 480 and ask("--limit", "481")[0] == 2
 
 
@@ -247,8 +291,8 @@ def test_bad_suites_are_refused_in_one_line(whole, tmp_path, capsys, suite, mess
     assert re.search(message, said) and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("words, message", [(["--suite", "counting"], "suite: got 'counting' for weights of mini, allowed: seen, heldout, controls"),
-                                            (["--suite", "mine.json"], "suite: got 'mine.json' for weights of mini")])
+@pytest.mark.parametrize("words, message", [(["--suite", "counting"], "suite: got 'counting' for weights of mini, allowed: seen, heldout, controls, or a .json of prompts"),
+                                            (["--suite", "mine.json"], "suite: got mine.json, which cannot be read")])
 def test_suites_of_the_full_world_are_not_for_mini(capsys, words, message):
     assert run(["evaluate", *words]) == 2 and message in capsys.readouterr().err
 

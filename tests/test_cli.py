@@ -274,6 +274,13 @@ def test_evaluate(capsys, weights, tmp_path):
     assert code == 0 and page.read_text().count("<figure>") == 2 and "against:  +0.0 points" in out
     assert "--against" in refused(capsys, "evaluate", "--weights", known, "--against", known)
     assert "suite" in refused(capsys, "evaluate", "--weights", weights, "--suite", "nonsense")
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps([{"id": "a", "prompt": "a small red star bounces at night", "seed": 3, "asked": ["actor", "colour"]}]))
+    told = json.loads(call(capsys, "evaluate", "--weights", known, "--suite", mine, "--json")[1])
+    assert told["n"] == told["actor"]["n"] == told["colour"]["n"] == 1 and "size" not in told and told["suite"] == str(mine)
+    mine.write_text(json.dumps([{"prompt": "a small red star bounces, the camera pans left"}]))
+    assert "prompt 1: text: got unknown word 'camera'" in refused(capsys, "evaluate", "--weights", known, "--suite", mine)
+    assert "nowhere.json, which cannot be read" in refused(capsys, "evaluate", "--weights", known, "--suite", "nowhere.json")
     for limit in (-5, 0, 99999):
         assert "limit" in refused(capsys, "evaluate", "--weights", known, "--suite", "controls", "--limit", limit)
 

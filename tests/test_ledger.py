@@ -101,6 +101,23 @@ def test_hours_are_those_of_all_sittings(tmp_path):
     assert 8 < ledger.cost(resolve_weights("mini"))["hours"] < 9                        # two of mini's legs were resumed
 
 
+def test_a_figure_of_gpu_weights_is_of_weights_that_say_so(tmp_path, monkeypatch):
+    "On any machine: null for weights of a CPU, measured for weights whose `model.json` tells of a GPU."
+    folder, asked = tmp_path / "weights", []
+    folder.mkdir()
+    monkeypatch.setattr("sora_edu.pipeline.generate.resolve_weights", lambda weights: folder)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ledger, "evaluate", lambda weights, suite, **how: asked.append(suite) or {"all": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 10}})
+    monkeypatch.setattr(speed, "_repository", lambda: tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "settings.ini").touch()
+    for info, value in (({}, None), ({"device": "cpu"}, None), ({"device": "cuda"}, 50.0)):
+        (folder / "model.json").write_text(json.dumps({"info": info}))
+        (row,) = speed.bench("evaluation", only=["mini_heldout_gpu"], progress=False)
+        assert row["value"] == value
+    assert asked == ["heldout"] and ledger.trained_on(folder) == "cuda"
+
+
 def test_a_kept_figure_is_not_overwritten_by_nothing(tmp_path, monkeypatch):
     (tmp_path / "figures").mkdir()
     row = {"name": "base_share_gpu", "value": 81.0, "commit": "abc"}

@@ -96,6 +96,13 @@ def test_the_page_holds_every_clip_and_nothing_from_elsewhere(rows):
     assert "<script" not in page([hostile], "t")
 
 
+def test_a_topic_does_not_hide_the_attribute_of_its_name(rows):
+    "Two clips of the topic `size`, and two of another that ask for a size as well."
+    some = [dict(rows[i], topic=topic, size=size, all=False) for i, (topic, size) in enumerate((("size", True), ("size", False), ("b", True), ("b", True)))]
+    text = page(some, "t")
+    assert "<td>size</td><td>3 of 4" in text and "<td>size</td><td>0 of 2" in text and "<td>b</td><td>0 of 2" in text and "<th>topic</th>" not in page(rows, "t")
+
+
 def test_a_report_is_one_file_and_its_counts(tmp_path, rows):
     told = report(tmp_path / "page.html", wrong_half, limit=8, against=draw, progress=False)
     assert [f.name for f in tmp_path.iterdir()] == ["page.html"]

@@ -1,5 +1,6 @@
 "The ten suites: committed, balanced, on the right side of the split, and no case that its own shot would fail."
 import json
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ import torch
 from sora_edu.evaluate import suites as S
 from sora_edu.video import to_uint8
 from sora_edu.world import eye
+from sora_edu.world.dataset import World
+from sora_edu.world.language import caption, parse
 from sora_edu.world.oracle import Reading
 from sora_edu.world.stage import CAMERAS, INTERACTIONS, RELATIONS, STYLES, is_heldout
 
@@ -43,21 +46,6 @@ def test_a_case_asks_only_for_its_topic():
     assert eye.agrees(wrong, case.description) == {"actor": True, "camera": False}
 
 
-@pytest.mark.parametrize("rows, message", [
-    ([{"prompt": "a red bal bounces"}], "prompt 1: .*bal.*ball"),
-    ([{"id": "a", "prompt": "a red ball bounces"}] * 2, "the id 'a' a second time"),
-    ([{"prompt": "a red ball bounces", "asked": ["camera"]}], "prompt 1: asks for camera"),
-    ([{"prompt": "a red ball bounces", "asked": ["mood"]}], "asks for mood"),
-    ([{"prompt": "a red ball bounces", "asked": []}], "asks for nothing"),
-    ([{"prompt": "a red ball bounces", "seed": -1}], "seed -1"),
-    ([{"prompt": 3}], "prompt 1: got"), (["a red ball"], "prompt 1: got"), ([], "without prompts"), ({"a": 1}, "without prompts")])
-def test_a_suite_with_a_mistake_is_refused_by_name(tmp_path, rows, message):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match=message):
-        S.read_suite(path)
-
-
 def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "bad.json").write_bytes(b"\xff\xfe no json")
     for name in ("bad.json", "nowhere.json"):
@@ -82,6 +70,11 @@ def test_renders_pass_and_another_prompt_s_clips_do_not():
     assert sum(swapped[t]["right"] for t in ("counting", "style", "beats")) <= 1
     clips = S.perfect([c.prompt for c in cases[:2]], [c.seed for c in cases[:2]])
     assert S.judge(to_uint8(clips), cases[:2]) == S.judge(clips, cases[:2])
+    style = [case for case in cases if "style" in case.asked]
+    overall = told["overall"]
+    assert overall["n"] == 6 and overall["actor"]["n"] == 6 and overall["style"]["n"] == len(style) == 2 and "setting" not in overall
+    assert overall["all"]["right"] == sum(row["all"] for row in told["rows"]) and 0 < overall["style"]["low"] < overall["style"]["share"]
+    assert sum(overall["reasons"].values()) == sum(row["unreadable"] is not None for row in told["rows"]) == overall["unreadable"]["right"]
     with pytest.raises(ValueError, match="cases: got 1"):
         S.judge(torch.zeros(2, 3, 5, 64, 64), cases[:1])
 
@@ -100,3 +93,52 @@ def test_a_page_tells_right_from_wrong_and_what_was_seen(tmp_path):
     assert f"actor <b>{seen['actor']}</b>" in text and seen["actor"] != cases[1].description.actor
     with pytest.raises(ValueError, match="path: got .*nowhere"):
         S.report(tmp_path / "nowhere" / "page.html", lambda *a: pytest.fail("clips were made"), cases, "")
+
+
+# -- ceilings and floors -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def quick(monkeypatch):
+    "Clips that say whose they are, and a judge that knows them: frames are the number of their prompt and seed."
+    number = lambda prompt, seed: float(hash((prompt, seed)) % 2 ** 20)
+    monkeypatch.setattr(S, "perfect", lambda prompts, seeds: torch.stack([torch.arange(5.).view(1, 5, 1, 1) + number(p, s) for p, s in zip(prompts, seeds)]))
+
+    def judge(clips, cases):
+        whole = [torch.equal(torch.as_tensor(clip), torch.arange(5.).view(1, 5, 1, 1) + number(c.prompt, c.seed)) for clip, c in zip(clips, cases)]
+        return [dict.fromkeys((*c.asked, "all"), right) | {"unreadable": None if right else "other"} for c, right in zip(cases, whole)]
+    monkeypatch.setattr(S, "judge", judge)
+    monkeypatch.setattr(S.film, "render", lambda shots: torch.zeros(len(shots), 1, 5, 1, 1))
+
+
+def test_ceilings_are_of_the_renders_and_of_what_a_codec_leaves(quick):
+    class Halves:
+        encode, decode = staticmethod(lambda clips: clips), staticmethod(lambda clips: torch.cat([clips[:1], clips[1:] + 1]))
+    cases = S.suite("style", 4) + S.suite("counting", 4)
+    told = S.ceilings(cases, Halves, progress=False)
+    assert told["renders"]["style"]["right"] == told["renders"]["counting"]["right"] == 4 and list(told) == ["renders", "vae"]
+    assert told["vae"]["overall"]["all"]["right"] == 2 and told["vae"]["overall"]["count"]["right"] == 1 and told["vae"]["overall"]["reasons"] == {"other": 6}
+    assert list(S.ceilings(cases[:2], progress=False)) == ["renders"]
+
+
+def test_floors_have_no_clip_of_their_own_prompt(quick, monkeypatch):
+    "Five cases make one group of five: a fifth alone would be its own neighbour."
+    monkeypatch.setattr(S, "_random_generator", lambda weights, options: lambda prompts, seeds: torch.zeros(len(prompts), 1, 5, 1, 1))
+    told = S.floors(S.suite("beats", 5), "weights", n=20, progress=False)
+    assert set(told) == {"noise", "frozen clip", "shuffled frames", "another prompt's clip", "nearest training clip", "random weights"}
+    assert all(how["beats"]["n"] == 5 and how["beats"]["right"] == 0 for how in told.values())
+    assert "random weights" not in S.floors(S.suite("beats", 2), n=1, progress=False)
+    with pytest.raises(ValueError, match="cases: got 1, allowed: at least 2"):
+        S.floors(S.suite("beats", 1))
+
+
+def test_the_nearest_training_clip_agrees_most_and_is_never_a_held_out_one():
+    world, cases = World("full", seed=10), S.suite("heldout", 3)
+    stream = world.sample(10, 60)
+    alike = lambda shot, case: sum(a == b for a, b in zip(astuple(shot.description), astuple(parse(case.prompt))))
+    near = S.nearest_training(cases, 60, progress=False)
+    for case, shot in zip(cases, near, strict=True):
+        counts = [alike(other, case) for other in stream]
+        assert shot == stream[counts.index(max(counts))] and not is_heldout(shot)
+    own = S.Case("own", "own", caption(stream[33], "dense"), 0, ("actor",))
+    assert S.nearest_training([own], 60, progress=False) == [stream[33]]
+    with pytest.raises(ValueError, match="n: got 0, allowed: a whole number from 1"):
+        S.nearest_training(cases, 0)

@@ -62,14 +62,14 @@ def whole_history(args, cfg):
     first = "vae_unpolished.safetensors" if (args.run / "vae_unpolished.safetensors").exists() else "vae.safetensors"   # what made the cache
     parents = [first, *(f"leg{k}.safetensors" for k in legs)]
     told = [leg_info(cfg, k, args.commits[k + 2], parents[k], digest(args.run / parents[k])) for k in legs]
-    return {"seed": cfg.seed, "clips": cfg.clips, "vae_commit": args.commits[0], "polish_commit": args.commits[1], "autoencoder": asdict(cfg.autoencoder), "legs": told}
+    return {"seed": cfg.seed, "clips": cfg.clips, "device": args.device, "vae_commit": args.commits[0], "polish_commit": args.commits[1], "autoencoder": asdict(cfg.autoencoder), "legs": told}
 
 
 def longer_history(args, cfg):
     "The same for a leg that went on from packaged weights."
     before = json.loads((args.onto / "model.json").read_text())
     parent = leg_info(cfg, args.leg, args.commits[0], "packaged weights", before["weights_hash"])
-    return {**before["info"], "legs": [*before["info"]["legs"][:args.leg], parent]}
+    return {**before["info"], "device": args.device, "legs": [*before["info"]["legs"][:args.leg], parent]}
 
 
 def leg_info(cfg, leg, commit, parent, parent_digest):
@@ -83,6 +83,7 @@ def main():
     parse.add_argument("--leg", type=int, required=True)
     parse.add_argument("--commits", nargs="+", required=True, help="the commit of the VAE, of its polish, then of each leg; with --onto, of the leg alone")
     parse.add_argument("--onto", type=Path, help="the packaged weights that the leg went on from")
+    parse.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the leg was trained on")
     parse.add_argument("--out", type=Path, required=True)
     args = parse.parse_args()
     from sora_edu.pipeline.generate import package

@@ -9,6 +9,7 @@ legs are done, and how fast the steps of this slice were: utilisation is counted
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,15 +84,17 @@ def shipped(out) -> int:
         return -1
 
 
-def ship(cfg, leg, out):
-    "Package the weights that a leg ended with."
+def ship(cfg, leg, out, device):
+    "Package the weights that a leg ended with, and the logs that tell how long it took."
     from safetensors.torch import load_file
     from sora_edu.pipeline.generate import package
     from sora_edu.training.loop import Trainee, load_vae
     net = Trainee(cfg)
     net.load_state_dict(load_file(out / f"leg{leg}.safetensors"))
     legs = [asdict(one) for one in cfg.legs[:leg + 1]]
-    package(out / "ship", load_vae(out / "vae.safetensors"), net.text_encoder, net.dit, cfg, leg=leg, legs=legs, seed=cfg.seed, clips=cfg.clips)
+    package(out / "ship", load_vae(out / "vae.safetensors"), net.text_encoder, net.dit, cfg, leg=leg, legs=legs, seed=cfg.seed, clips=cfg.clips, device=str(device))
+    for k in range(leg + 1):
+        shutil.copy(out / f"leg{k}.jsonl", out / "ship")
 
 
 def _leave_with(parent):
@@ -116,7 +119,7 @@ def work(slice, cfg, out) -> bool:
             if not (out / f"leg{leg}.safetensors").exists():
                 slice.train(leg)
             if shipped(out) < leg:
-                ship(cfg, leg, out)
+                ship(cfg, leg, out, slice.args.device)
         return True
     except KeyboardInterrupt:
         return False

@@ -106,18 +106,24 @@ def _table(heads, lines):
     return f"<table><tr>{cells('th', heads)}</tr>" + "".join(f"<tr>{cells('td', row)}</tr>" for row in lines) + "</table>"
 
 
-def _shares(rows):
-    "How many are right: in all that was asked, in each attribute, and, where rows have topics, in all of each topic."
-    answers = {name: [row[name] for row in rows if name in row] for name in ("all", *ATTRIBUTES)}
-    topics = {topic: [row["all"] for row in rows if row.get("topic") == topic] for topic in dict.fromkeys(row.get("topic") for row in rows) if topic}
-    told = {name: _share(sum(some), len(some)) for name, some in (*answers.items(), *topics.items()) if some}
+def _shares(answers):
+    "Name -> right or wrong, as lines of a table."
+    told = {name: _share(sum(some), len(some)) for name, some in answers.items() if some}
     return [(name, f"{t['right']} of {t['n']}", *(f"{100 * t[key]:.1f}" for key in ("share", "low", "high"))) for name, t in told.items()]
+
+
+def _tables(rows):
+    "How many are right: in all that was asked, in each attribute where it was asked; and, where rows have topics, in all of each topic."
+    heads, topics = ("clips", "%", "95% from", "to"), dict.fromkeys(row["topic"] for row in rows if "topic" in row)
+    yield _table(("right in", *heads), _shares({name: [row[name] for row in rows if name in row] for name in ("all", *ATTRIBUTES)}))
+    if topics:
+        yield _table(("topic", *heads), _shares({topic: [row["all"] for row in rows if row.get("topic") == topic] for topic in topics}))
 
 
 def page(rows: list, title: str, against: list | None = None) -> str:
     "Rows with pictures as one page of HTML that needs nothing else: shares, the comparison with the rows of another checkpoint, all clips."
     wrong, reasons = worst(rows), Counter(row["unreadable"] for row in rows if row["unreadable"])
-    parts = [f"<h1>{html.escape(title)}</h1>", _table(("right in", "clips", "%", "95% from", "to"), _shares(rows))]
+    parts = [f"<h1>{html.escape(title)}</h1>", *_tables(rows)]
     if against is not None:
         lines = [(n, t["only_one"], t["only_two"], f"{100 * t['difference']:+.1f}", f"{100 * t['low']:+.1f} to {100 * t['high']:+.1f}", f"{t['p']:.3g}")
                  for n, t in compare(against, rows).items()]

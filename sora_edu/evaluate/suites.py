@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'SUITE_SEED', 'EACH', 'Topic', 'Case', 'make_suites', 'suites_json', 'read_suite', 'suite', 'judge',
-           'evaluate', 'by_topic', 'perfect', 'floors', 'report']
+           'by_topic', 'summary', 'evaluate', 'perfect', 'ceilings', 'nearest_training', 'floors', 'report']
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-003
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from .adherence import _as_video, _batches, _first, _share, spoiled
+import numpy as np
+import torch
+from .adherence import _as_video, _batches, _first, _pairs, _random_generator, _share, read_rows, spoiled, tally
 from .report import check_page, compare, keeping, page
 from ..video import write_bytes
 from ..world import eye, film
+from ..world.dataset import World
 from ..world.language import caption, parse, shot_of
 from ..world.stage import ATTRIBUTES, CAMERAS, INTERACTIONS, RELATIONS, STYLES, FullDescription, draw_shot
 
@@ -90,39 +93,10 @@ def suites_json(seed: int = SUITE_SEED) -> str:
     return "[\n" + ",\n".join(json.dumps(vars(case)) for case in make_suites(seed)) + "\n]\n"
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-014
-def _case(row, where, taken) -> Case:
-    "A case from a line of a file, checked: `where` says which, `taken` holds the names before it."
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise ValueError(f"{where}: got {str(row)[:60]!r}, allowed: an object with a prompt")
-    name, topic = str(row.get("id", where)), str(row.get("topic", "own"))
-    if name in taken:
-        raise ValueError(f"{where}: got the id {name!r} a second time, allowed: each once")
-    taken.add(name)
-    try:
-        said = parse(row["prompt"])
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    seed, asked = row.get("seed", 0), tuple(row.get("asked", (a for a in ATTRIBUTES if getattr(said, a) is not None)))
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 63:
-        raise ValueError(f"{name}: got seed {seed!r}, allowed: a whole number from 0")
-    wrong = [a for a in asked if a not in ATTRIBUTES or getattr(said, a) is None]
-    if wrong or not asked:
-        raise ValueError(f"{name}: asks for {', '.join(wrong) or 'nothing'}, allowed: what its prompt says")
-    return Case(name, topic, row["prompt"], seed, asked)
-
-
 def read_suite(path=None) -> list:
-    """The cases of a suite file: a JSON list of {prompt, and if wanted id, topic, seed, asked}. By default the packaged suites. ValueError for
-    what is no such file, an unknown word (with its place and the nearest known one), a repeated id, or an attribute that the prompt leaves open."""
+    "The cases of a suite file (chapter 18), by default of the packaged suites; ValueError as in `read_rows`."
     path = Path(path) if path is not None else files("sora_edu").joinpath("data", "suites_full.json")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"suite: got {path.name}, which cannot be read ({error!s:.80}), allowed: a JSON list of prompts") from None
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"suite: got {path.name} without prompts, allowed: a JSON list of prompts")
-    taken = set()
-    return [_case(row, f"prompt {i + 1}", taken) for i, row in enumerate(rows)]
+    return [Case(**row | {"asked": tuple(row["asked"])}) for row in read_rows(path, parse, ATTRIBUTES)]
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-015
 @lru_cache(maxsize=1)
@@ -148,19 +122,25 @@ def judge(videos, cases: list, fps: float = 8) -> list:
     return [right | {"all": all(right.values())} | what for right, what in zip(told, seen)]
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-024
-def evaluate(generate, cases: list, *, batch_size: int = 4, fps: float = 8, progress: bool = True) -> dict:
-    "Judge `generate(prompts, seeds)` on cases -> topic -> share all right with its interval; and all `rows`. Frames are never written to a file."
-    rows = []
-    for group in _batches(cases, batch_size, progress, "suites"):
-        clips = generate([c.prompt for c in group], [c.seed for c in group])
-        rows += [{"id": c.id, "topic": c.topic, "prompt": c.prompt, "seed": c.seed} | j for c, j in zip(group, judge(clips, group, fps))]
-    return {topic: by_topic(rows, topic) for topic in dict.fromkeys(c.topic for c in cases)} | {"rows": rows}
-
-
 def by_topic(rows: list, topic: str) -> dict:
     "The share of a topic's rows that are all right, with Wilson's interval."
     mine = [row["all"] for row in rows if row["topic"] == topic]
     return _share(sum(mine), len(mine))
+
+
+def summary(rows: list) -> dict:
+    """Rows -> topic -> share all right with its interval; and `overall`, chapter 18's `tally` of all rows: the share of each attribute
+    among the cases that ask for it, and why clips could not be read."""
+    return {topic: by_topic(rows, topic) for topic in dict.fromkeys(row["topic"] for row in rows)} | {"overall": tally(rows, ATTRIBUTES)}
+
+
+def evaluate(generate, cases: list, *, batch_size: int = 4, fps: float = 8, progress: bool = True) -> dict:
+    "Judge `generate(prompts, seeds)` on cases -> its `summary`, and all `rows`. Frames are never written to a file."
+    rows = []
+    for group in _batches(cases, batch_size, progress, "suites"):
+        clips = generate([c.prompt for c in group], [c.seed for c in group])
+        rows += [{"id": c.id, "topic": c.topic, "prompt": c.prompt, "seed": c.seed} | j for c, j in zip(group, judge(clips, group, fps))]
+    return summary(rows) | {"rows": rows}
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-026
 def perfect(prompts, seeds):
@@ -168,13 +148,46 @@ def perfect(prompts, seeds):
     return film.render([shot_of(parse(p), s) for p, s in zip(prompts, seeds)])
 
 
-def floors(cases: list, *, progress: bool = True) -> dict:
-    "The renderer's clips, spoilt: how -> topic -> share. Cases go in groups of four."
+def _summaries(show, cases, title, progress):
+    "Judge all that `show(prompts, seeds, group, i)` makes, name -> clips, in groups of about four cases, none alone -> name -> `summary`."
     rows = {}
-    for i, group in enumerate(_batches(cases, 4, progress, "floors")):
-        for name, clips in spoiled(perfect([c.prompt for c in group], [c.seed for c in group]), seed=i).items():
+    for i, (group,) in enumerate(_batches(_pairs(cases, 4), 1, progress, title)):
+        for name, clips in show([c.prompt for c in group], [c.seed for c in group], group, i).items():
             rows.setdefault(name, []).extend({"topic": c.topic} | j for c, j in zip(group, judge(clips, group)))
-    return {name: {topic: by_topic(some, topic) for topic in dict.fromkeys(c.topic for c in cases)} for name, some in rows.items()}
+    return {name: summary(some) for name, some in rows.items()}
+
+
+def ceilings(cases: list, vae=None, *, progress: bool = True) -> dict:
+    "`summary` of the renders, and of their reconstructions by `vae` (anything with `encode` and `decode`) if one is given: {renders, vae}."
+    @torch.no_grad()
+    def show(prompts, seeds, *_):
+        clips = perfect(prompts, seeds)
+        return {"renders": clips} | ({} if vae is None else {"vae": vae.decode(vae.encode(clips))})
+    return _summaries(show, cases, "ceilings", progress)
+
+# %% ../../nbs/19d_evaluate.suites.ipynb #cell-026b
+def nearest_training(cases: list, n: int = 64_000, seed: int = 10, *, progress: bool = True) -> list:
+    """For each case the shot that agrees with its prompt in most attributes, said or open, among the first `n` that training draws from the
+    stream `seed` (base's own: 64,000 of stream 10). ValueError if n is not above 0."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: got {n!r}, allowed: a whole number from 1")
+    world, words = World("full", seed=seed), lambda description: np.array(astuple(description), dtype=object)
+    known = np.stack([words(world.scene(seed, k).description) for (k,) in _batches(range(n), 1, progress, "training clips")])
+    return [world.scene(seed, int((known == words(parse(case.prompt))).sum(1).argmax())) for case in cases]
+
+
+def floors(cases: list, weights=None, *, n: int = 64_000, progress: bool = True, **options) -> dict:
+    """What must fail: how -> `summary`. The renderer's clips, spoilt; the nearest of the first `n` training clips; and, with `weights` (a name, a
+    folder or loaded models, sampled with `options`), a DiT of random weights. ValueError for fewer than two cases."""
+    if len(cases) < 2:
+        raise ValueError(f"cases: got {len(cases)}, allowed: at least 2")
+    blind = None if weights is None else _random_generator(weights, options)
+    nearest = dict(zip((c.id for c in cases), nearest_training(cases, n, progress=progress)))
+
+    def show(prompts, seeds, group, i):
+        clips = spoiled(perfect(prompts, seeds), seed=i) | {"nearest training clip": film.render([nearest[c.id] for c in group])}
+        return clips | ({"random weights": blind(prompts, seeds)} if blind else {})
+    return _summaries(show, cases, "floors", progress)
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-028b
 def report(path, generate, cases: list, title: str, *, against=None, progress: bool = True) -> dict:

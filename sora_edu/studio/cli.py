@@ -320,7 +320,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
     digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg,
-                     config=config, legs=list(legs), seed=cfg.seed)
+                     config=config, legs=list(legs), seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
@@ -343,7 +343,7 @@ def _full_cases(suite, limit):
     "The cases of the full world that a word or the path of a file names."
     from sora_edu.evaluate import adherence, suites
     if suite not in (*suites.TOPICS, "full") and Path(suite).suffix != ".json":
-        raise ValueError(f"suite: got {suite!r}, allowed for weights of the full world: full, {', '.join(suites.TOPICS)}, or a .json of prompts")
+        raise ValueError(f"suite: got {suite!r}, allowed for weights of the full world: full, {', '.join(suites.TOPICS)}, controls, or a .json of prompts")
     cases = suites.suite(suite) if suite in suites.TOPICS else suites.read_suite(None if suite == "full" else suite)
     return adherence._first(cases, limit, "limit", 1)
 
@@ -351,6 +351,8 @@ def _full_cases(suite, limit):
 def _evaluate_full(weights, suite, page, against, limit, progress):
     "Weights of the full world on its suites, by its oracle; if wanted with a page, and against others."
     from sora_edu.evaluate import adherence, suites
+    if suite == "controls" and page is None:
+        return {"suite": suite, **suites.floors(_full_cases("full", limit), weights, progress=progress)}
     cases, made = _full_cases(suite, limit), adherence.generator(weights)
     if page is None:
         return {"suite": suite, **suites.evaluate(made, cases, progress=progress)}
@@ -361,7 +363,7 @@ def _evaluate_full(weights, suite, page, against, limit, progress):
 @app.command()
 def evaluate(
     weights: Weights = None,
-    suite: Annotated[Optional[str], typer.Option(help="seen, heldout or controls; of the full world: full, a topic of it, or a .json of prompts.", show_default="seen, or full")] = None,
+    suite: Annotated[Optional[str], typer.Option(help="seen, heldout, controls, or a .json of prompts; of the full world: full or a topic of it instead of seen and heldout.", show_default="seen, or full")] = None,
     limit: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="Only the first prompts of the suite.", show_default="all")] = None,
     report: Annotated[Optional[str], typer.Option(metavar="FILE", help="A page with every clip, right and wrong.", show_default=False)] = None,
     against: Annotated[Optional[str], typer.Option(metavar="WEIGHTS", help="With --report: compared on the same prompts.", show_default=False)] = None,
@@ -378,8 +380,8 @@ def evaluate(
     suite = suite or ("full" if full else "seen")
     if against and read_config(against).world != world:
         raise ValueError(f"--against: got weights of another world than {world}, allowed: of the same")
-    if not full and suite not in (*adherence.SUITES, "controls"):
-        raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls")
+    if not full and suite not in (*adherence.SUITES, "controls") and Path(suite).suffix != ".json":
+        raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls, or a .json of prompts")
     if full:
         told = _evaluate_full(weights, suite, report, against, **how)
     else:
@@ -390,7 +392,8 @@ def evaluate(
 def _scores(told):
     "An evaluation as lines: the shares of a suite's attributes, or of each control; and by how much it is better than another."
     scores = {name: score for name, score in told.items() if isinstance(score, dict) and name not in ("reasons", "against")}
-    shares = {name: score["all"] if "all" in score else score for name, score in scores.items()}
+    shares = {name: score.get("overall", score) for name, score in scores.items()}
+    shares = {name: share.get("all", share) for name, share in shares.items()}
     lines = [f"{name:>18}: {100 * s['share']:5.1f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})  {s['right']} of {s['n']}" for name, s in shares.items()]
     pair = told.get("against", {}).get("all")
     return lines + ([f"{'against':>18}: {100 * pair['difference']:+5.1f} points ({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f}), p = {pair['p']:.2g}"] if pair else [])
