@@ -86,7 +86,7 @@ class Lab:
     def effort(self, budget) -> float:
         "The same at full rate: each step's, times its learning rate as a share of the highest. What a warm-up costs and does not buy is left out."
         leg = self.config(budget).legs[0]
-        return self.leg.batch_size * train_flops(self.recipe) * sum(map(leg.rate, range(leg.steps))) / leg.learning_rate
+        return self.compute(budget) * sum(map(leg.rate, range(leg.steps))) / (leg.steps * leg.learning_rate)
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-011
 def _lab(name, steps, batch_size, clips, text, dit, **leg):

@@ -444,10 +444,15 @@ def spoil(folder, stem: str, kind: str, frames, caption: str) -> bool:
     return usable
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-065
+def _pool(workers):
+    "Processes that decode, a thread each."
+    return ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+
+
 def _alone(clip, buckets) -> tuple:
     "`decode` in a process of its own. A file that kills it has a fault."
     try:
-        with ProcessPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with _pool(1) as pool:
             return pool.submit(decode, clip, buckets).result()
     except BrokenProcessPool:
         return [], "crash: it kills the process that decodes it"
@@ -472,7 +477,7 @@ def loader(clips, buckets: Buckets, workers: int = 2):
 # %% ../../nbs/13c_training.clips.ipynb #cell-066a
 def _pooled(clips, buckets, workers, ahead):
     "What `decode` says of every clip, in order; at most `ahead` are under way."
-    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with _pool(workers) as pool:
         waiting, rest = deque(), iter(clips)
         while True:
             waiting.extend(pool.submit(decode, clip, buckets) for clip in islice(rest, ahead - len(waiting)))
