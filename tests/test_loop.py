@@ -274,7 +274,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path):
     save_checkpoint(path, {"step": 1})
     with pytest.raises(Exception):
         save_checkpoint(path, {"step": lambda: None})
-    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert torch.load(path, weights_only=True) == {"step": 1} and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("kwargs, name", [(dict(leg=9), "leg"), (dict(leg=True), "leg"), (dict(leg=-1), "leg"), (dict(from_weights="nowhere"), "from_weights")])

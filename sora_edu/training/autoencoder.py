@@ -182,11 +182,14 @@ def reconstruction_psnr(vae: VAE, video: Tensor) -> float:
 # %% ../../nbs/12b_training.autoencoder.ipynb #cell-032
 def write_atomic(path: Path, write):
     "Have `write` make a file beside `path`, then rename it: a kill or a full disk leaves the old file or the new one, never half of one."
+    new = path.with_suffix(".tmp")
     try:
-        write(path.with_suffix(".tmp"))
+        write(new)
+        os.replace(new, path)
     except (RuntimeError, SafetensorError) as error:
         raise OSError(f"{path} can't be written, is the disk full? ({str(error).splitlines()[0][:80]})") from None
-    os.replace(path.with_suffix(".tmp"), path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, record):
