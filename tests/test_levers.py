@@ -171,12 +171,30 @@ def test_a_stopped_screening_goes_on_as_if_nothing_had_happened(whole, tmp_path,
     assert not (out / "as-it-is-0" / "result.json").exists()
     assert L.run(TINY, L.AS_IT_IS, 0, out, seconds=4, progress=False) == whole[1][0]
     monkeypatch.setattr(L, "train", None)
-    assert L.run(TINY, L.AS_IT_IS, 0, out, seconds=4, progress=False) == whole[1][0] and json.loads((out / "cpu.json").read_text()) > 0
+    assert L.run(TINY, L.AS_IT_IS, 0, out, seconds=4, progress=False) == whole[1][0] and json.loads((out / "as-it-is-0" / "cpu.json").read_text()) > 0
+
+
+def test_two_processes_make_what_one_makes(whole, tmp_path):
+    out = begun(tmp_path / "out")
+    assert L.screen(out, 4, lab=TINY, processes=2, progress=False) == whole[1]
+
+
+def divided(by):
+    return 1 / by
+
+
+def test_work_in_processes_keeps_its_order_and_its_error():
+    moved = []
+    for processes in (1, 2):
+        assert L.at_once(divided, [(4,), (2,), (1,)], processes, lambda: moved.append(1)) == [0.25, 0.5, 1.0]
+        with pytest.raises(ZeroDivisionError):
+            L.at_once(divided, [(0,), (1,)], processes)
+    assert len(moved) == 6
 
 
 def test_what_is_published(whole, tmp_path):
     told = L.publish(whole[0], tmp_path / "levers.json", seconds=4, lab=TINY)
-    assert told == json.loads((tmp_path / "levers.json").read_text()) and len(told["rows"]) == 7 + 8 and told["cpu_hours"] >= 0
+    assert told == json.loads((tmp_path / "levers.json").read_text()) and len(told["rows"]) == 7 + 8 and told["cpu_hours"] >= 0 and told["threads"] == torch.get_num_threads()
     assert all(0 <= row["low"] <= row["right"] / row["n"] <= row["high"] <= 1 and row["difference"]["n"] == row["n"] == 4 for row in told["rows"])
     from matplotlib.figure import Figure
     ax = Figure().subplots()
@@ -202,7 +220,8 @@ def test_a_screening_says_the_same_of_itself_twice():
 
 # -- verdicts by hand --------------------------------------------------------------------------------------------------
 def row(lever, seed, right, n=100):
-    return {"lever": lever, "seed": seed, "right": [1] * right + [0] * (n - right), "steps": [9], "step_seconds": [1.0], "samples": 9, "losses": None}
+    return {"lever": lever, "seed": seed, "right": [1] * right + [0] * (n - right), "steps": [9], "step_seconds": [1.0], "samples": 9, "losses": None,
+            "threads": 1}
 
 
 def test_the_best_by_hand():

@@ -1,13 +1,16 @@
 """Screen eighteen levers of sample efficiency at equal seconds, repeat the best four, and write figures/levers.json (chapter 19ed).
 
-    python tools/levers.py                         eight minutes for each run, in runs/levers; some ten hours of one core in all
+    python tools/levers.py                         eight minutes for each run, in runs/levers; some five hours of one core in all
     python tools/levers.py --seconds 60 --out DIR  another screening, in a folder of its own, beside which its levers.json is put
+    python tools/levers.py --processes 1           one run after the other, each on all threads
 
 Ctrl-C stops it at any moment; the same command goes on.
 """
 import argparse
 import sys
 from pathlib import Path
+
+import torch
 
 from sora_edu.evaluate.levers import publish, screen
 
@@ -19,7 +22,11 @@ def arguments(args=None):
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--seconds", type=float, default=SECONDS, help="of each run, on a quiet machine")
     parse.add_argument("--out", type=Path, default=ROOT / "runs" / "levers")
-    return parse.parse_args(args)
+    parse.add_argument("--processes", type=int, default=2, help="runs at a time; they share the threads")
+    told = parse.parse_args(args)
+    if told.processes < 1:
+        parse.error(f"--processes: got {told.processes}, allowed: 1 or more")
+    return told
 
 
 def lines(told) -> list:
@@ -32,8 +39,9 @@ def lines(told) -> list:
 def main(args=None) -> int:
     args = arguments(args)
     path = ROOT / "figures" / "levers.json" if args.seconds == SECONDS else args.out / "levers.json"
+    torch.set_num_threads(max(1, torch.get_num_threads() // args.processes))
     try:
-        screen(args.out, args.seconds)
+        screen(args.out, args.seconds, processes=args.processes)
         print("\n".join(lines(publish(args.out, path, seconds=args.seconds))))
     except ValueError as error:
         sys.exit(str(error))

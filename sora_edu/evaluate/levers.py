@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['AS_IT_IS', 'LEVERS', 'LAB', 'MINIATURE', 'Lever', 'apart', 'contrastive_loss', 'Echo', 'ValueResidual', 'Silent',
            'InContext', 'Echoing', 'Joined', 'Spread', 'short_loss', 'Averaging', 'clock', 'kinds', 'Screening',
-           'begin', 'held_out', 'rates', 'steps_of', 'judged', 'spent', 'run', 'best_of', 'screen', 'table', 'verdicts',
-           'publish', 'drawn']
+           'begin', 'held_out', 'rates', 'steps_of', 'judged', 'latents', 'spent', 'run', 'best_of', 'at_once',
+           'screen', 'table', 'verdicts', 'publish', 'drawn']
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-003
 import copy
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import torch
@@ -339,10 +342,17 @@ def judged(lab: Screening, net: Trainee, lever: Lever, codec, cfg: TrainConfig, 
     return {"right": [int(x) for x in lab.judge(models, lab.cases)], "losses": band_losses(net, held, lab.bands) if lever.comparable else None}
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-049
-def _clips(lab, lever, seed, folder, codec, progress):
+def latents(lab: Screening, name: str, seed: int, out, progress=True):
+    "Make the clips of a seed, as a lever's autoencoder sees them, in the cache that its runs share, unless they are there."
+    lever = lab.levers[name]
+    cache = _cache(lab, Path(out) / "cache" / f"{lever.power:g}-{seed}", lab.recipe.clips, seed + 10)
+    with spent(cache.folder):
+        cache.build(lab.codec(lever), lab.world, progress=progress)
+
+
+def _clips(lever, seed, folder):
     "Link a run's folder to the cache that it shares; captions of one wording lie in a folder of their own, beside links to the latents."
     shared, mine = Path("..", "cache", f"{lever.power:g}-{seed}"), folder / "cache"
-    _cache(lab, folder / shared, lab.recipe.clips, seed + 10).build(codec, lab.world, progress=progress)
     if lever.wording is None:
         if not mine.is_symlink():
             mine.symlink_to(shared, target_is_directory=True)
@@ -360,6 +370,7 @@ def _clips(lab, lever, seed, folder, codec, progress):
 def spent(out):
     "Add the processor seconds of what happens inside, all threads together, to those in out/cpu.json."
     path, start = Path(out) / "cpu.json", time.process_time()
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -374,8 +385,8 @@ def run(lab: Screening, name: str, seed: int, out, *, seconds: float, progress=T
     path, pace = folder / "result.json", rates(lab, out, progress)[name]
     if path.exists():
         return json.loads(path.read_text())
-    folder.mkdir(exist_ok=True)
-    with spent(out):
+    latents(lab, name, seed, out, progress)
+    with spent(folder):
         result = _trained(lab, name, lever.config(lab.recipe, seed, steps_of(lever, seconds, pace)), folder, progress) | {"step_seconds": pace}
     write_atomic(path, lambda new: new.write_text(json.dumps(result) + "\n"))
     for left in folder.glob("leg*.pt"):
@@ -386,7 +397,7 @@ def run(lab: Screening, name: str, seed: int, out, *, seconds: float, progress=T
 def _trained(lab, name, cfg, folder, progress):
     "All stages of a run, and the verdict."
     lever, codec, out = lab.levers[name], lab.codec(lab.levers[name]), folder.parent
-    _clips(lab, lever, cfg.seed, folder, codec, progress)
+    _clips(lever, cfg.seed, folder)
     for k, parts in enumerate(lever.stages()):
         start, made = (folder / f"leg{j}.safetensors" for j in (k - 1, k))
         parts = replace(parts, vae=codec, world=lab.world, **({"optimizer": Averaging} if name == AS_IT_IS else {}))
@@ -397,7 +408,8 @@ def _trained(lab, name, cfg, folder, progress):
     def judge(weights):
         net.load_state_dict(weights)
         return judged(lab, net, lever, codec, cfg, held)
-    told = {"lever": name, "seed": cfg.seed, "steps": [leg.steps for leg in cfg.legs], "samples": round(sum(leg.steps * per_step(leg) for leg in cfg.legs))}
+    told = {"lever": name, "seed": cfg.seed, "steps": [leg.steps for leg in cfg.legs], "samples": round(sum(leg.steps * per_step(leg) for leg in cfg.legs)),
+            "threads": torch.get_num_threads()}
     told |= judge(load_file(made))
     if name == AS_IT_IS:
         kept = load_checkpoint(folder / f"leg{k}.pt", "cpu")["optimizers"]["averages"]
@@ -411,22 +423,38 @@ def best_of(results: list, n: int) -> list:
     return [row["lever"] for row in sorted(others, key=lambda row: -sum(row["right"]))[:n]]
 
 
-def screen(out, seconds: float = 480, *, lab: Screening = LAB, progress=True) -> list:
+def at_once(work, jobs: list, processes: int = 1, done=lambda: None) -> list:
+    "[work(*job) for each job], in so many processes of as many threads as this one, `done` called after each. If one fails, no other begins."
+    if processes == 1:
+        return [(work(*job), done())[0] for job in jobs]
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        made = [pool.submit(work, *job) for job in jobs]
+        try:
+            for one in as_completed(made):
+                one.result(), done()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [one.result() for one in made]
+
+
+def screen(out, seconds: float = 480, *, lab: Screening = LAB, processes: int = 1, progress=True) -> list:
     """Every lever for so many seconds with the first seed, then the best ones and the plain recipe with the others -> the results of all runs.
-    Can be stopped at any moment; the same call goes on. ValueError if another screening has begun in `out`."""
+    Runs are made `processes` at a time, each of as many threads as this process has. Can be stopped at any moment; the same call goes on.
+    ValueError if another screening has begun in `out`."""
     from tqdm.auto import tqdm
     out = begin(lab, seconds, out)
     with spent(out):
         rates(lab, out, progress)
-    how = dict(seconds=seconds, progress=progress)
+    alone = progress and processes == 1
     with tqdm(total=len(lab.levers) + (lab.best + 1) * (len(lab.seeds) - 1), desc="levers", unit="run", disable=not progress) as bar:
-        def done(name, seed):
-            bar.set_postfix_str(f"{name}, seed {seed}")
-            result = run(lab, name, seed, out, **how)
-            bar.update()
-            return result
-        first = [done(name, lab.seeds[0]) for name in lab.levers]
-        return first + [done(name, seed) for name in (AS_IT_IS, *best_of(first, lab.best)) for seed in lab.seeds[1:]]
+        def runs(names, seeds):
+            jobs = [(lab, name, seed, out) for name in names for seed in seeds]
+            caches = {(lab.levers[name].power, seed): (lab, name, seed, out) for _, name, seed, _ in jobs}
+            at_once(partial(latents, progress=alone), caches.values(), processes)
+            return at_once(partial(run, seconds=seconds, progress=alone), jobs, processes, bar.update)
+        first = runs(lab.levers, lab.seeds[:1])
+        return first + runs((AS_IT_IS, *best_of(first, lab.best)), lab.seeds[1:])
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-053
 def table(results: list) -> list:
@@ -461,10 +489,11 @@ def publish(out, path, *, seconds: float = 480, lab: Screening = LAB) -> dict:
     "A finished screening as one JSON file: rows, verdicts, which may go into the configs, processor hours. -> what was written."
     out, results = begin(lab, seconds, out), screen(out, seconds, lab=lab, progress=False)
     found = verdicts(results)
-    hours = json.loads((out / "cpu.json").read_text()) / 3600
+    hours = sum(json.loads(path.read_text()) for where in (".", "*", "cache/*") for path in out.glob(f"{where}/cpu.json")) / 3600
     adopt = [name for name, v in found.items() if v["wins"] and (name not in lab.levers or lab.levers[name].wan)]
     told = {"seconds": seconds, "rows": table(results), "verdicts": found, "adopt": adopt,
-            "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 2), "commit": commit(), "machine": machine()}
+            "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 2),
+            "threads": results[0]["threads"], "commit": commit(), "machine": machine()}
     write_atomic(Path(path), lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
     return told
 
