@@ -71,7 +71,7 @@ class RMSNorm(nn.Module):
 
 # %% ../../nbs/09_model.dit.ipynb #cell-019
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    "softmax(q k^T / sqrt(d)) v over [B, N, H, D]; `mask` [B, 1, N, M] is added to the scores. Few tokens: three plain products."
+    "softmax(q k^T / sqrt(d)) v over [B, N, H, D]; `mask` [B, 1, N, M] is added to the scores. Few tokens: plain products around a softmax."
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     if q.shape[-2] * k.shape[-2] > 512 * 512:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
