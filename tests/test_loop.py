@@ -290,6 +290,12 @@ def test_bad_legs_are_named(kwargs, name):
         Leg(**{"steps": 5, **kwargs})
 
 
+@pytest.mark.parametrize("change", [dict(sampler="eulr"), dict(sampler=None), dict(guidance_interval=(0.9, 0.2))])
+def test_a_run_refuses_how_it_cannot_be_sampled(change):
+    with pytest.raises(ValueError, match=f"^{min(change)}: got .*, allowed: "):
+        dataclasses.replace(NANO, **change)
+
+
 def test_configs_by_name():
     assert set(CONFIGS) == {"nano", "mini", "base", "base-nano"} and get_config("mini").clips >= 50_000
     with pytest.raises(ValueError, match="^config: got 'huge', allowed: nano, mini"):
