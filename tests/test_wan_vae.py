@@ -91,8 +91,8 @@ def test_latents_are_normalised_by_the_config():
     net, video = WanVAE(cfg).eval().requires_grad_(False), torch.rand(1, 3, 5, 8, 8) * 2 - 1
     mean, latents = net.posterior(video)[0], net.encode(video)
     shift, scale = (torch.tensor(v).view(1, 4, 1, 1, 1) for v in (MEAN, STD))
-    assert worst(latents * scale + shift, mean) <= 1e-6 and worst(latents, mean) > 0.05
-    assert worst(net.decode(latents), decoded(net, mean)) <= 1e-6
+    assert worst(latents * scale + shift, mean) <= 1e-5 and worst(latents, mean) > 0.05
+    assert worst(net.decode(latents), decoded(net, mean)) <= 1e-5
     plain = WanVAE(dataclasses.replace(cfg, latents_mean=None, latents_std=None)).eval()
     plain.load_state_dict(net.state_dict())
     assert torch.equal(plain.encode(video), mean)
@@ -130,7 +130,7 @@ def test_a_layer_in_pieces(layer, sizes):
     x, memory = torch.randn(1, 2, 9, 4, 4, generator=torch.Generator().manual_seed(0)), {}
     with torch.no_grad():
         pieces = torch.cat([layer(piece, memory) for piece in x.split(sizes, dim=2)], dim=2)
-        assert worst(pieces, layer(x, {})) <= 1e-6
+        assert worst(pieces, layer(x, {})) <= 1e-5
 
 
 def test_memory_does_not_grow():
