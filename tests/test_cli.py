@@ -191,7 +191,7 @@ def test_ctrl_c_leaves_nothing_behind(weights, root, tmp_path, presses):
     for _ in range(presses):
         work.send_signal(signal.SIGINT)
         time.sleep(0.02)
-    _, err = work.communicate(timeout=20)
+    _, err = work.communicate(timeout=120)
     assert work.returncode == 2 and "Traceback" not in err and err.splitlines()[-1] == "sora-edu: interrupted"
     assert not (tmp_path / "made").exists()
 
@@ -351,5 +351,5 @@ def test_bench_refuses(capsys):
 def test_a_terminal_without_snowmen(root, weights):
     env = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", "from sora_edu.studio.cli import main; main()", "generate", "a small \u2603", "--weights", weights]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u2603" in done.stderr

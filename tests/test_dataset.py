@@ -319,10 +319,10 @@ def test_an_interrupted_export_goes_on(tmp_path, monkeypatch, format):
 
 
 def test_a_killed_export_goes_on(tmp_path, root):
-    made, count = World(num_frames=5, height=32, width=32), 60
+    made, count = World(num_frames=5, height=32, width=32), 120
     code = f"from sora_edu.world.dataset import World, export; export(World(num_frames=5, height=32, width=32), {str(tmp_path / 'part')!r}, {count})"
     work = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while not (tmp_path / "part" / "000005.json").exists() and time.time() < deadline:
         time.sleep(0.01)
     work.send_signal(signal.SIGKILL)

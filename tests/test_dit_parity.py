@@ -92,7 +92,7 @@ def test_gradients_agree():
 def test_text_computed_once_gives_the_same():
     ours, x, text = make(MINI)
     t = torch.tensor([250.0, 750.0])
-    assert worst(ours(x, t, cache=ours.text_cache(text)), ours(x, t, text)) <= 1e-6
+    assert worst(ours(x, t, cache=ours.text_cache(text)), ours(x, t, text)) <= 1e-5
 
 
 def test_an_untrained_network_answers_zero_and_learns():
@@ -110,7 +110,7 @@ def test_core_takes_tokens_in_any_order():
     t, where = per_token(x, TINY), positions((3, 2, 3))[None]
     tokens = patchify(x)
     expected = ours(x, t, text)
-    assert worst(unpatchify(ours.core(tokens, where, t, text), (3, 2, 3)), expected) <= 1e-6
+    assert worst(unpatchify(ours.core(tokens, where, t, text), (3, 2, 3)), expected) <= 1e-5
     order = torch.randperm(18, generator=torch.Generator().manual_seed(3))
     shuffled = ours.core(tokens[:, order], where[:, order], t[:, order], text)
     assert worst(unpatchify(shuffled[:, order.argsort()], (3, 2, 3)), expected) <= 1e-5

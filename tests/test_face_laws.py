@@ -56,15 +56,15 @@ def test_frames_after_saving_and_loading_are_the_same(pipe, tmp_path):
 def test_a_batch_is_its_clips_one_by_one(pipe):
     both = latents(pipe, [PROMPT, OTHER], generator=[seeded(1), seeded(2)], negative_prompt=[OTHER, ""])
     for clip, prompt, seed, negative in zip(both, (PROMPT, OTHER), (1, 2), (OTHER, "")):
-        assert (clip - latents(pipe, prompt, generator=[seeded(seed)], negative_prompt=negative)[0]).abs().max() <= 1e-5
+        assert (clip - latents(pipe, prompt, generator=[seeded(seed)], negative_prompt=negative)[0]).abs().max() <= 1e-4
     assert (both[0] - both[1]).abs().max() > 0.1
 
 
 def test_several_videos_are_repeated_prompts(pipe):
     made = latents(pipe, [PROMPT, OTHER], num_videos_per_prompt=2, negative_prompt=[OTHER, ""])
-    assert torch.equal(made, latents(pipe, [PROMPT, PROMPT, OTHER, OTHER], negative_prompt=[OTHER, OTHER, "", ""]))
+    assert (made - latents(pipe, [PROMPT, PROMPT, OTHER, OTHER], negative_prompt=[OTHER, OTHER, "", ""])).abs().max() <= 1e-4      # texts in another batch
     embeds = dict(zip(("prompt_embeds", "negative_prompt_embeds"), pipe.encode_prompt([PROMPT, OTHER], [OTHER, ""])))
-    assert (made - latents(pipe, None, num_videos_per_prompt=2, **embeds)).abs().max() <= 1e-5
+    assert (made - latents(pipe, None, num_videos_per_prompt=2, **embeds)).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("negative, scale", [(None, None), (OTHER, 4.0), (None, 1.0)])
@@ -116,7 +116,7 @@ def test_a_new_prompt_before_the_first_step_is_that_prompt(pipe):
         begun.append(tensors["latents"])
         return {"prompt_embeds": pipe.encode_prompt(OTHER)[0]}
     made = latents(pipe, callback_on_step_end=callback)
-    assert (made - latents(pipe, OTHER, latents=begun[0], sigmas=levels[1:], num_inference_steps=2)).abs().max() <= 1e-5
+    assert (made - latents(pipe, OTHER, latents=begun[0], sigmas=levels[1:], num_inference_steps=2)).abs().max() <= 1e-4
 
 
 def test_diffusers_own_kind_of_callback_ends_guidance(pipe, monkeypatch):
@@ -199,7 +199,7 @@ def test_the_text_encoder_may_be_missing(pipe, tmp_path):
         quiet(one)
         assert one.text_encoder is None
         made = latents(one, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
-        assert (made - latents(pipe)).abs().max() <= 1e-5
+        assert (made - latents(pipe)).abs().max() <= 1e-4
     refused(bare, "prompt: got a text and no text encoder, allowed: prompt_embeds")
     refused(bare, "negative_prompt: got a text and no text encoder", None, prompt_embeds=embeds)
     refused(bare, "negative_prompt_embeds: got shape (1, 5, 32), allowed: [1, 16, 32]", None, prompt_embeds=embeds, negative_prompt_embeds=torch.zeros(1, 5, 32))
@@ -319,7 +319,7 @@ def test_explicit_levels_are_not_shifted_again(pipe, scheduler):
 
 def test_explicit_levels_make_what_the_same_levels_made(pipe):
     want = latents(pipe)
-    assert (latents(pipe, sigmas=sigma_schedule(3, shift=3.0)[:-1], num_inference_steps=None) - want).abs().max() <= 1e-5
+    assert (latents(pipe, sigmas=sigma_schedule(3, shift=3.0)[:-1], num_inference_steps=None) - want).abs().max() <= 1e-4
     assert (latents(pipe, sigmas=sigma_schedule(3)[:-1]) - want).abs().max() > 1e-3
 
 

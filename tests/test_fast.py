@@ -43,7 +43,8 @@ def test_one_level_agrees_with_both(case, runs):
         for level in (0.0, 137.5, 1000.0):
             t = torch.full((len(x),), level)
             got = fast(x, t, text)
-            assert got.abs().max() > 0.1 and worst(got, net(x, t, text)) <= 1e-5 and worst(got, stock(x, t, text, return_dict=False)[0]) <= 1e-5
+            largest = got.abs().max().item()
+            assert largest > 0.1 and max(worst(got, net(x, t, text)), worst(got, stock(x, t, text, return_dict=False)[0])) <= 1e-5 * max(1, largest)
             assert torch.equal(fast(x, t[:, None].expand(-1, x.shape[2] // net.config.patch_size[0]), text), got)        # the sampler's [B, frames]
     assert len(runs) == 6 * (2 if len(x) == 20 else 1)
 
@@ -74,9 +75,9 @@ def test_pieces_change_nothing(monkeypatch):
     with torch.inference_mode():
         whole = fast(x, t, text)
         monkeypatch.setattr(module, "TOKENS", 36)                        # two clips, two clips, one
-        assert worst(fast(x, t, text), whole) <= 1e-6
+        assert worst(fast(x, t, text), whole) <= 1e-5
         monkeypatch.setattr(module, "TOKENS", 1)
-        assert worst(fast(x, t, text), whole) <= 1e-6
+        assert worst(fast(x, t, text), whole) <= 1e-5
 
 
 def test_bfloat16_stays_near_float32(runs):

