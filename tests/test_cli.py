@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 from tiny_weights import PROMPT, tiny_folder
 
+from sora_edu.evaluate import ledger
 from sora_edu.pipeline.generate import known_words
 from sora_edu.studio import cli
 
@@ -339,6 +341,8 @@ def test_training_ends_in_weights_that_generate(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "train", lambda config, train=loop.train, **options: train(TINY, progress=False, **options))
     code, out, _ = call(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu", "--json")
     assert code == 0 and json.loads(out)["weights"] == str(tmp_path / "weights")
+    spent = ledger.cost(tmp_path / "weights")
+    assert (spent["legs"], spent["clips"] + spent["images"]) == (1, sum(ledger.samples_of(asdict(TINY.legs[0])))) and spent["hours"] is not None
     clip = generate_unmarked("a big red ball rises at night", weights=tmp_path / "weights", num_inference_steps=2)
     assert clip.shape == (1, 5, 32, 32, 3)
     assert "leg0.safetensors" in refused(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu")
