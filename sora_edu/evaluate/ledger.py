@@ -221,4 +221,6 @@ def _():
     return _percent(evaluate("mini", "heldout", progress=False)["all"]) if trained_on("mini").startswith("cuda") else {"value": None}
 
 
-measure("base_share_gpu", "%", of="evaluation")(lambda: {"value": None})                    # until there are weights
+@measure("base_share_gpu", "%", of="evaluation")
+def _():
+    return {"value": None}                                          # until there are weights

@@ -73,7 +73,7 @@ _whole, _real = _number(int, "a whole number"), _number(float, "a number")
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-022
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON, for programs.")]
-Out = Annotated[Optional[Path], typer.Option(help="Folder for the files; made if it is missing.", show_default=False)]
+Out = Annotated[Optional[Path], typer.Option(file_okay=False, help="Folder for the files; made if it is missing.", show_default=False)]
 Weights = Annotated[Optional[str], typer.Option(help="Name of packaged weights, or a folder.", show_default="mini")]
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-024
@@ -382,20 +382,20 @@ def evaluate(
     "Judge weights: how much of its prompt does each clip show?"
     from sora_edu.evaluate import adherence, report as pages
     from sora_edu.pipeline.generate import read_config
-    if against and not report:
+    if against is not None and report is None:
         raise ValueError("--against: got it without --report, allowed: together with --report FILE")
-    weights, how = weights or "mini", dict(limit=limit, progress=not as_json)
+    weights, how = "mini" if weights is None else weights, dict(limit=limit, progress=not as_json)
     world = read_config(weights).world
     full = world == "full"
-    suite = suite or ("full" if full else "seen")
-    if against and read_config(against).world != world:
+    suite = ("full" if full else "seen") if suite is None else suite
+    if against is not None and read_config(against).world != world:
         raise ValueError(f"--against: got weights of another world than {world}, allowed: of the same")
     if not full and suite not in (*adherence.SUITES, "controls") and Path(suite).suffix != ".json":
         raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls, or a .json of prompts")
     if full:
         told = _evaluate_full(weights, suite, report, against, **how)
     else:
-        told = pages.report(report, weights, suite, against=against, **how) if report else adherence.evaluate(weights, suite=suite, **how)
+        told = pages.report(report, weights, suite, against=against, **how) if report is not None else adherence.evaluate(weights, suite=suite, **how)
     _tell(as_json, told, _scores(told))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-063
