@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 from tiny_weights import PROMPT, tiny_folder
 
-from sora_edu.pipeline.generate import known_words
+from sora_edu.evaluate import ledger
+from sora_edu.pipeline.generate import known_words, resolve_weights
 from sora_edu.studio import cli
 
 
@@ -296,6 +298,27 @@ def test_train_refuses(capsys, args, word):
     assert not os.path.exists("runs")
 
 
+def test_what_is_empty_or_of_another_kind_is_refused_before_any_work(capsys, weights, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for args, word in ((["evaluate", "--weights", ""], "weights: got ''"), (["evaluate", "--suite", ""], "suite: got ''"), (["evaluate", "--weights", weights, "--limit", 0], "limit: got 0"),
+                       (["evaluate", "--report", "folder"], "path: got 'folder'"), (["evaluate", "--report", ""], "path: got ''"), (["evaluate", "--against", ""], "--report"),
+                       (["train", "nano", "--data", "file"], "nothing can be used (file: shard: damaged"), (["train", "nano", "--out", "file"], "--out")):
+        assert word in refused(capsys, *args)
+    assert sorted(os.listdir()) == ["file", "folder"]
+
+
+def test_weights_tell_all_legs_that_made_them(weights, tmp_path):
+    "Those before in the same folder, or those of the packaged weights that they go on from; clips from outside are told of."
+    from sora_edu.training.configs import get_config
+    mini, legs = get_config("mini"), lambda told: [(leg["leg"], leg["steps"], leg.get("data")) for leg in told]
+    assert legs(cli._told(mini, [0, 1], tmp_path, None, {})) == [(0, 1100, None), (1, 1100, None)]
+    assert legs(cli._told(mini, [2], tmp_path, "leg1.safetensors", {})) == [(2, 3600, None)]
+    (tmp_path / "leg0.safetensors").touch(), (tmp_path / "leg1.safetensors").touch()
+    assert legs(cli._told(mini, [2], tmp_path, None, {})) == [(0, 1100, None), (1, 1100, None), (2, 3600, None)]
+    assert legs(cli._told(mini, [0], tmp_path, resolve_weights("mini"), {"data": "x"}))[-2:] == [(7, 3200, None), (0, 1100, "videos")]
+
+
 def test_a_leg_begins_where_the_one_before_ended(capsys, tmp_path):
     from sora_edu.training.configs import get_config
     (tmp_path / "leg1.safetensors").touch()
@@ -339,6 +362,8 @@ def test_training_ends_in_weights_that_generate(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "train", lambda config, train=loop.train, **options: train(TINY, progress=False, **options))
     code, out, _ = call(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu", "--json")
     assert code == 0 and json.loads(out)["weights"] == str(tmp_path / "weights")
+    spent = ledger.cost(tmp_path / "weights")
+    assert (spent["legs"], spent["clips"] + spent["images"]) == (1, sum(ledger.samples_of(asdict(TINY.legs[0])))) and spent["hours"] is not None
     clip = generate_unmarked("a big red ball rises at night", weights=tmp_path / "weights", num_inference_steps=2)
     assert clip.shape == (1, 5, 32, 32, 3)
     assert "leg0.safetensors" in refused(capsys, "train", "nano", "--out", str(tmp_path), "--device", "cpu")

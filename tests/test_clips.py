@@ -200,7 +200,7 @@ def test_a_bad_row_is_listed_and_the_others_used(tmp_path, name, rows, listed):
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
 def test_captions_with_nuls_are_refused(tmp_path, encoding):
-    with pytest.raises(C.BadClip, match="caption: has NULs, so it is UTF-16 without its mark or UTF-32"):
+    with pytest.raises(C.BadClip, match="caption: has NULs or halves of characters, as UTF-16 without its mark has"):
         C.caption_in(".txt", "a red ball".encode(encoding))
     (tmp_path / "captions.csv").write_bytes("file,caption\na.mp4,x\n".encode(encoding))
     with pytest.raises(ValueError, match="captions.csv can't be read .*NULs"):

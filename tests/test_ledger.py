@@ -170,3 +170,14 @@ def test_the_packaged_weights_have_a_cost():
     spent = ledger.cost(resolve_weights("mini"))
     legs = json.loads((resolve_weights("mini") / "model.json").read_text())["info"]["legs"]
     assert spent["legs"] == len(legs) and spent["clips"] == sum(samples_of(leg)[0] for leg in legs) and spent["flops"] > 1e15
+
+
+@pytest.mark.parametrize("info, wrong", [({}, "does not tell all legs"), ({"legs": [0, 1]}, "does not tell all legs"), ({"legs": [{"leg": 3}]}, "does not tell all legs"),
+                                         ({"legs": [{"leg": 0, "data": "videos"}]}, "videos of unknown shapes")])
+def test_a_history_with_gaps_has_no_cost(tmp_path, info, wrong):
+    folder = tmp_path / "mini"
+    shutil.copytree(resolve_weights("mini"), folder)
+    told = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(told | {"info": info}))
+    with pytest.raises(ValueError, match=f"^weights: got .*{wrong}.*, allowed: weights"):
+        ledger.cost(folder)

@@ -37,7 +37,7 @@ Files: `vae`, `text_encoder` and `dit` as safetensors (matrices in bfloat16), th
 
 ## Training
 
-Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed}; no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; legs 0 to 3 learned from latents made before that polish, those after them from latents made after it. Text encoder and DiT learned together, leg by leg, each from the one before:
+Data: {clips:,} clips drawn by the package's own renderer, `World("mini")`, seed {seed} (stream {stream} of its scenes); no video made by people or of people is in it. Combinations of the held-out split were never shown. The VAE comes from commit `{vae_commit}`, and was polished at `{polish_commit}` with its latents anchored; legs 0 to 3 learned from latents made before that polish, those after them from latents made after it. Text encoder and DiT learned together, leg by leg, each from the one before:
 
 | leg | commit | steps | clips | images | batch | rate | shown more often | began with (SHA-256) | last loss, video |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -56,7 +56,7 @@ Judged by the oracle of chapter 5, which reads a clip from its pixels and was fi
 ## What it can't do
 
 - Anything outside its words: no people, photographs, text, sound, cameras, and no two things at once. Unknown words are refused; with `--allow-unknown` it makes something, confidently, that has little to do with them.
-- It still fails on a good part of its own prompts: small stars and rings blur or lose their shape, most of all while they spin, bounce or circle.
+- It still fails on a part of its own prompts, and on most of those where a small star or ring spins, bounces or circles: they blur or lose their shape.
 - Other sizes, durations and frame rates than those above. It was trained on clips of 17 frames, on their last 16, and on single images; what it makes of 5, 9 or 13 frames is not scored.
 - It knows no physics beyond ten motions, and nothing about the real world.
 
@@ -85,7 +85,7 @@ def card(folder=FOLDER, figures=FIGURES):
         low=sampling.guidance_interval[0], high=sampling.guidance_interval[1],
         millions=sum(p.numel() for net in (models.vae, models.text_encoder, models.dit) for p in net.parameters()) / 1e6,
         megabytes=sum(f["bytes"] for f in manifest["files"].values()) / 1e6, digest=manifest["weights_hash"][:16],
-        clips=info["clips"], seed=info["seed"], vae_commit=info["vae_commit"], polish_commit=info["polish_commit"],
+        clips=info["clips"], seed=info["seed"], stream=info["seed"] + 10, vae_commit=info["vae_commit"], polish_commit=info["polish_commit"],
         legs="\n".join(leg_row(leg, folder, info["clips"]) for leg in info["legs"]),
         scores="\n".join(["| what | measured |", "| --- | --- |", *scores]) if scores else "Not measured yet.")
 

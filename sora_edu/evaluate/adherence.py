@@ -251,7 +251,7 @@ def evaluate(source="mini", suite="seen", *, batch_size: int = 16, limit: int | 
         raise ValueError(f"batch_size: got {batch_size!r}, allowed: a whole number from 1")
     if suite == "controls":
         return controls(source, batch_size=batch_size, limit=limit, progress=progress, **options)
-    cases = globals()["suite"](suite, limit)
+    cases = _first(globals()["suite"](suite), limit, "limit", 1)
     judged = _judged(_generate(source, options), cases, batch_size, progress, suite)
     out = dict(suite=suite, **tally(judged))
     if rows:
@@ -341,7 +341,7 @@ def rendered(cases) -> Tensor:
 def ceilings(vae=None, suite="seen", *, batch_size: int = 16, limit: int | None = None, progress: bool = False) -> dict:
     """What a perfect generator would score: the oracle on true renders, and on their reconstructions by `vae` (anything with
     `encode` and `decode`) if one is given. -> {renders: tally, vae: tally}."""
-    cases, judged = globals()["suite"](suite, limit), {}
+    cases, judged = _first(globals()["suite"](suite), limit, "limit", 1), {}
     for group in _batches(cases, batch_size, progress, "ceilings"):
         video, said = rendered(group), [c.description for c in group]
         judged.setdefault("renders", []).extend(judge(video, said))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from ..diffusion.flow import SigmaMix, sample_sigma_map
 from .adherence import evaluate, generator, suite
-from .scaling import LABS, _frozen_vae
+from .scaling import LABS, _frozen_vae, claimed
 from .solvers import prompts, rightness
 from .speed import _repository, commit, machine, measure
 from ..pipeline.generate import load_models, package
@@ -122,13 +122,7 @@ def all_right_there(models, n: int) -> list:
 # %% ../../nbs/19eb_evaluate.efficiency.ipynb #cell-024
 def _begin(pair, name, out) -> Path:
     "The folder of a run; refused if another pair has begun there."
-    folder = Path(out) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    said, path = f"{pair.config(name)!r} {pair.every} {pair.cases} {pair.world!r}\n", folder / "recipe.txt"
-    if path.exists() and path.read_text() != said:
-        raise ValueError(f"out: got {folder}, where another recipe has begun, allowed: this one's, or a new folder")
-    write_atomic(path, lambda new: new.write_text(said))
-    return folder
+    return claimed(Path(out) / name / "recipe.txt", f"{pair.config(name)!r} {pair.every} {pair.cases} {pair.world!r}\n")
 
 
 def _shipped(average, codec, cfg, device):

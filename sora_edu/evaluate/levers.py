@@ -26,7 +26,7 @@ from ..diffusion.flow import SigmaMix, flow_loss
 from .adherence import wilson
 from .efficiency import EASY, PAIRS, AdamWAlone, all_right_there, nearest_sky, per_step, plain_loss
 from .report import mcnemar
-from .scaling import LABS, _frozen_vae, band_losses
+from .scaling import LABS, _frozen_vae, band_losses, claimed
 from .speed import commit, machine
 from ..model.dit import Attention, DiT, rope_table, modulate
 from ..model.text import load_tokenizer
@@ -278,13 +278,7 @@ def begin(lab: Screening, seconds: float, out) -> Path:
         raise ValueError(f"seconds: got {seconds!r}, allowed: more than 0")
     if AS_IT_IS not in lab.levers or len(lab.levers) <= lab.best:
         raise ValueError(f"levers: got {', '.join(lab.levers)}, allowed: {AS_IT_IS!r} and at least {lab.best} others")
-    out, said = Path(out), lab.told(seconds)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "lab.json"
-    if path.exists() and path.read_text() != said:
-        raise ValueError(f"out: got {out}, where another screening has begun, allowed: this one's, or a new folder")
-    write_atomic(path, lambda new: new.write_text(said))
-    return out
+    return claimed(Path(out) / "lab.json", lab.told(seconds), "screening")
 
 
 def held_out(lab: Screening, out, progress=True) -> LatentCache:

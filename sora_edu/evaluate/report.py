@@ -73,7 +73,7 @@ def keeping(generate) -> tuple:
 
 def gather(source="mini", name="seen", *, limit: int | None = None, batch_size: int = 16, progress: bool = True, **options) -> list:
     "Evaluate a generator on a suite and keep its clips, marked: rows as `evaluate(..., rows=True)` has them, each with a `picture`."
-    suite(name, limit)                                              # refused before any clip is made
+    suite(name)                                                     # refused before any clip is made
     kept, pictures = keeping(_generate(source, options))
     rows = evaluate(kept, name, limit=limit, batch_size=batch_size, progress=progress, rows=True)["rows"]
     return [row | {"picture": picture} for row, picture in zip(rows, pictures)]
@@ -137,9 +137,9 @@ def page(rows: list, title: str, against: list | None = None) -> str:
 
 # %% ../../nbs/18c_evaluate.report.ipynb #cell-035
 def check_page(path):
-    "Refuse a path whose folder is not there: now, and not after an hour of clips."
-    if not Path(path).absolute().parent.is_dir():
-        raise ValueError(f"path: got {path}, allowed: a file in a folder that exists")
+    "Refuse a path that is a folder, or whose folder is not there: now, and not after an hour of clips."
+    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"path: got {str(path)!r}, allowed: a file for the page, in a folder that exists")
 
 
 def report(path, source="mini", name="seen", *, against=None, limit: int | None = None, progress: bool = True, **options) -> dict:

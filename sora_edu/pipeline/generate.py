@@ -730,7 +730,7 @@ def read_record(record: dict | str | os.PathLike) -> dict:
         _refuse("record", record, "a record, or the path of its .json")
     for key, kind in _RECORD_KEYS.items():
         if type(record.get(key)) is not kind:
-            _refuse(f"record: its {key}", record.get(key, "nothing"), f"a {kind.__name__}")
+            _refuse(f"record: its {key}", record.get(key, "nothing"), f"one of type {kind.__name__}")
     if record["format"] != FORMAT or not re.fullmatch(r"\d{1,19}", record["seed"]):
         _refuse("record: its format and seed", (record["format"], record["seed"]), f"format {FORMAT} and a seed in digits")
     _whole("record: its threads", record["threads"], 1, MAX_THREADS)

@@ -73,7 +73,7 @@ _whole, _real = _number(int, "a whole number"), _number(float, "a number")
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-022
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON, for programs.")]
-Out = Annotated[Optional[Path], typer.Option(help="Folder for the files; made if it is missing.", show_default=False)]
+Out = Annotated[Optional[Path], typer.Option(file_okay=False, help="Folder for the files; made if it is missing.", show_default=False)]
 Weights = Annotated[Optional[str], typer.Option(help="Name of packaged weights, or a folder.", show_default="mini")]
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-024
@@ -311,6 +311,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
     from sora_edu.pipeline.generate import package
     from sora_edu.training import loop
     cfg = loop.get_config(config)
+    told = _told(cfg, legs, out, start, given)
     for leg in legs:
         made = out / f"leg{leg}.safetensors"
         unfinished = [] if (out / "vae.safetensors").exists() else [out / "vae_checkpoint.pt"]
@@ -320,15 +321,24 @@ def _train_legs(config, legs, out, start, resume, device, **given):
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
     digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg,
-                     config=config, legs=list(legs), seed=cfg.seed, device=str(device))
+                     config=config, legs=told, seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
+
+
+def _told(cfg, legs, out, start, given):
+    "What `model.json` tells of each leg: those of the weights that these go on from, or those before in the same folder, and these."
+    from sora_edu.pipeline.generate import _read_manifest
+    packaged, videos = start and (Path(start) / "model.json").exists(), {"data": "videos"} if given else {}
+    tell = lambda some: [{"leg": k, **asdict(leg), **videos} for k, leg in enumerate(cfg.legs) if k in some]
+    before = [k for k in range(legs[0]) if (out / f"leg{k}.safetensors").exists()]
+    return (_read_manifest(Path(start))[0]["info"].get("legs", []) if packaged else tell(before)) + tell(legs)
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
 def _train_oracle(given, leg, start, out, resume, device, as_json):
     "Train the eye of the full world's oracle: the first leg from nothing, others from weights, each in a folder of its own."
     from sora_edu.training.sight import ORACLE_LEGS, train_oracle
     if given:
-        raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano and mini")
+        raise ValueError(f"{next(iter(given))}: got it with oracle, allowed: with nano, mini and base")
     if not 0 <= leg < len(ORACLE_LEGS):
         raise ValueError(f"--leg: got {leg}, allowed: 0 to {len(ORACLE_LEGS) - 1}")
     if (leg > 0) != bool(start) or start and not Path(start).is_file():
@@ -372,20 +382,20 @@ def evaluate(
     "Judge weights: how much of its prompt does each clip show?"
     from sora_edu.evaluate import adherence, report as pages
     from sora_edu.pipeline.generate import read_config
-    if against and not report:
+    if against is not None and report is None:
         raise ValueError("--against: got it without --report, allowed: together with --report FILE")
-    weights, how = weights or "mini", dict(limit=limit, progress=not as_json)
+    weights, how = "mini" if weights is None else weights, dict(limit=limit, progress=not as_json)
     world = read_config(weights).world
     full = world == "full"
-    suite = suite or ("full" if full else "seen")
-    if against and read_config(against).world != world:
+    suite = ("full" if full else "seen") if suite is None else suite
+    if against is not None and read_config(against).world != world:
         raise ValueError(f"--against: got weights of another world than {world}, allowed: of the same")
     if not full and suite not in (*adherence.SUITES, "controls") and Path(suite).suffix != ".json":
         raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls, or a .json of prompts")
     if full:
         told = _evaluate_full(weights, suite, report, against, **how)
     else:
-        told = pages.report(report, weights, suite, against=against, **how) if report else adherence.evaluate(weights, suite=suite, **how)
+        told = pages.report(report, weights, suite, against=against, **how) if report is not None else adherence.evaluate(weights, suite=suite, **how)
     _tell(as_json, told, _scores(told))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-063

@@ -84,11 +84,15 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
 def read_text(data: bytes) -> str:
     "UTF-8, or UTF-16 if it says so by its first bytes. Anything else is refused: a guess would teach the model wrong letters."
     try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").strip()
+        return _sound(data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig").strip())
     except UnicodeDecodeError as error:
         raise BadClip(f"caption: byte {error.start} is no UTF-8, allowed: UTF-8, or UTF-16 with its mark") from None
-    if "\0" in text:
-        raise BadClip("caption: has NULs, so it is UTF-16 without its mark or UTF-32, allowed: UTF-8, or UTF-16 with its mark")
+
+
+def _sound(text: str) -> str:
+    "A text without NULs, which UTF-16 read as UTF-8 is full of, and without halves of characters."
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+        raise BadClip("caption: has NULs or halves of characters, as UTF-16 without its mark has, allowed: UTF-8, or UTF-16 with its mark")
     return text
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-021a
@@ -96,9 +100,7 @@ def _words(text) -> str:
     "A caption with single spaces; BadClip if it is none."
     if not isinstance(text, str) or not text.strip():
         raise BadClip(f"caption: got {repr(text)[:40]}, allowed: some words")
-    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
-        raise BadClip("caption: has NULs or halves of characters, allowed: text")
-    return " ".join(text.split())
+    return " ".join(_sound(text).split())
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-022
 def caption_in(ending: str, data: bytes) -> str:

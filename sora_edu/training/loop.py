@@ -339,8 +339,8 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
     state = State(parts.model(cfg).to(device), plan.learning_rate, parts.optimizer)
     if from_weights is not None:
         begin_with(state, weights_before(from_weights, device))        # refused now, not after an hour of preparing
-    if data is not None:
-        find_clips(data)                                               # so is this
+    if data is not None and not (found := find_clips(data))[0]:        # so is this
+        raise ValueError(f"data: got {data}, of which nothing can be used ({found[1][0].name}: {found[1][0].reason}), allowed: videos with captions")
     how = dict(device=device, resume=resume, progress=progress, workers=_workers(device) if workers is None else workers)
     vae, cache = prepare(cfg, out, vae=parts.vae, world=parts.world, start=from_weights, clips=plan.clips, data=data, **how)
     batch_of = clip_batch_at if isinstance(cache, ClipCache) else batch_at
