@@ -486,7 +486,7 @@ def publish(out, path, *, seconds: float = 480, lab: Screening = LAB) -> dict:
     hours = sum(json.loads(path.read_text()) for where in (".", "*", "cache/*") for path in out.glob(f"{where}/cpu.json")) / 3600
     adopt = [name for name, v in found.items() if v["wins"] and (name not in lab.levers or lab.levers[name].wan)]
     told = {"seconds": seconds, "rows": table(results), "verdicts": found, "adopt": adopt,
-            "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 2),
+            "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 4),
             "threads": results[0]["threads"], "commit": commit(), "machine": machine()}
     write_atomic(Path(path), lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
     return told
