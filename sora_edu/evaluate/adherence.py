@@ -167,6 +167,11 @@ def _first(cases, n, name, least):
         raise ValueError(f"{name}: got {n!r}, allowed: a whole number from {least} to {len(cases)}")
     return list(cases[:n])
 
+
+def _limited(name, limit):
+    "The cases of a suite, as far as `limit`."
+    return _first(suite(name), limit, "limit", 1)
+
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-021
 def _as_video(clips) -> Tensor:
     "uint8 [B, T, H, W, 3] or floats [B, 3, T, H, W] in [-1, 1] -> the latter."
@@ -251,7 +256,7 @@ def evaluate(source="mini", suite="seen", *, batch_size: int = 16, limit: int | 
         raise ValueError(f"batch_size: got {batch_size!r}, allowed: a whole number from 1")
     if suite == "controls":
         return controls(source, batch_size=batch_size, limit=limit, progress=progress, **options)
-    cases = _first(globals()["suite"](suite), limit, "limit", 1)
+    cases = _limited(suite, limit)
     judged = _judged(_generate(source, options), cases, batch_size, progress, suite)
     out = dict(suite=suite, **tally(judged))
     if rows:
@@ -341,7 +346,7 @@ def rendered(cases) -> Tensor:
 def ceilings(vae=None, suite="seen", *, batch_size: int = 16, limit: int | None = None, progress: bool = False) -> dict:
     """What a perfect generator would score: the oracle on true renders, and on their reconstructions by `vae` (anything with
     `encode` and `decode`) if one is given. -> {renders: tally, vae: tally}."""
-    cases, judged = _first(globals()["suite"](suite), limit, "limit", 1), {}
+    cases, judged = _limited(suite, limit), {}
     for group in _batches(cases, batch_size, progress, "ceilings"):
         video, said = rendered(group), [c.description for c in group]
         judged.setdefault("renders", []).extend(judge(video, said))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from ..diffusion.flow import SigmaMix
 from ..diffusion.guidance import check_interval
+from ..diffusion.samplers import SAMPLERS
 from ..model.dit import DiT, DiTConfig
 from ..model.text import TextConfig, TextEncoder
 from ..model.vae import VAEConfig
@@ -79,8 +80,8 @@ class TrainConfig:
             raise ValueError(f"buckets: got {self.buckets!r} for the world {self.world!r}, allowed: None for mini, Buckets for full")
         if self.buckets and (self.num_frames, self.size, self.size) not in self.buckets.shapes:
             raise ValueError(f"num_frames, size: got {self.num_frames}, {self.size}, allowed: a square clip of the buckets")
-        if self.sampler not in ("euler", "ancestral"):
-            raise ValueError(f"sampler: got {self.sampler!r}, allowed: euler, ancestral")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler: got {self.sampler!r}, allowed: {', '.join(SAMPLERS)}")
         check_interval(self.guidance_interval)
 
 # %% ../../nbs/14_training.configs.ipynb #cell-014
