@@ -62,6 +62,7 @@ ROW = {"prompt": "a small red ball bounces"}
     (json.dumps([ROW, ROW | {"topic": topic}]), "^prompt 2: topic: got .*, allowed: a string, but not suite, overall, reasons, against, rows")
     for topic in ("rows", "overall", "suite", "against", "reasons", None, 3)] + [
     (json.dumps([ROW | {"seed": seed}]), "^prompt 1: seed: got .*, allowed: a whole number from 0") for seed in (-1, True, 0.5, None, "1", 2 ** 63)] + [
+    (json.dumps([ROW | {"seeds": 5, "ask": []}]), "^prompt 1: got ask, seeds, allowed: id, topic, prompt, seed, asked"),
     (json.dumps([ROW | {"id": []}]), r"^prompt 1: id: got \[\], allowed: a string"),
     (json.dumps([ROW | {"id": "a"}] * 2), "^prompt 2: got the id 'a' a second time"),
     (json.dumps([{"prompt": "a red bal bounces"}]), "^prompt 1: .*'bal'.*'ball'"),
@@ -151,6 +152,18 @@ def test_a_perfect_generator_scores_and_its_batches_do_not_matter():
 def test_bad_arguments_are_named(change):
     with pytest.raises(ValueError, match="got .* allowed"):
         A.evaluate(draw, **dict(dict(suite="seen", limit=2, progress=False) | change))
+
+
+@pytest.mark.parametrize("scale, shift", [(127.5, 127.5), (3.0, 0.0), (float("nan"), 0.0)])
+def test_floats_of_another_range_are_refused(scale, shift):
+    clips = torch.linspace(-1, 1, 2 * 3 * 5 * 8 * 8).reshape(2, 3, 5, 8, 8) * scale + shift
+    with pytest.raises(ValueError, match=r"^videos: got values from .*, allowed: floats in \[-1, 1\], or uint8"):
+        A.judge(clips, [Description()] * 2)
+
+
+def test_options_are_for_weights():
+    with pytest.raises(TypeError, match="^sampler: got options for weights and a function"):
+        A.evaluate(draw, limit=2, progress=False, sampler="nonsense")
 
 
 # -- controls ----------------------------------------------------------------------------------------------------------

@@ -207,10 +207,11 @@ def test_captions_with_nuls_are_refused(tmp_path, encoding):
         find_clips(tmp_path)
 
 
-def test_a_long_caption_is_cut_at_a_word_and_listed(tmp_path):
+def test_a_long_caption_is_cut_at_a_word_and_listed(tmp_path, capsys):
     C.spoil(tmp_path, "x", "whole", greys([90] * 5), "a small red ball " * 20)
     fault = build(tmp_path, tmp_path / "cache").faults["x.mp4"]
     assert fault.kept == 1 and fault.reason.startswith("caption: cut to") and fault.reason.endswith("of 80 words")
+    assert "data: 1 files are not used, or not wholly, see " in capsys.readouterr().err
 
 
 # Shards and data sets

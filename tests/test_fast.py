@@ -5,7 +5,7 @@ import pytest
 import torch
 from sora_edu.evaluate.parity import TINY, shaken, stock_dit
 from sora_edu.model import fast as module
-from sora_edu.model.dit import DiT, DiTConfig
+from sora_edu.model.dit import DiT, DiTConfig, Proj
 from sora_edu.model.fast import FastDiT
 from sora_edu.model.wan import cast_matrices
 from sora_edu.pipeline.generate import network
@@ -60,6 +60,27 @@ def test_the_rest_is_left_to_the_plain_network(mode, runs):
         got = FastDiT(net)(x, t, text)
         assert torch.equal(got, net(x, t, text)) and not runs
     assert got.requires_grad == (mode == "gradients")
+
+
+class Squared(Proj):
+    def forward(self, x):
+        return self.proj(x).relu().square()
+
+
+def test_a_part_of_one_s_own_is_left_to_the_plain_network(runs):
+    net, x, text = make()
+    fast, t, ffn = FastDiT(net), torch.full((2,), 500.0), net.blocks[0].ffn.net
+    own, before = Squared(net.config.dim, net.config.ffn_dim), ffn[0]
+    own.proj = before.proj                                           # the same weights: only its type tells
+    with torch.inference_mode():
+        plain = fast(x, t, text)
+        assert runs
+        runs.clear()
+        ffn[0] = own
+        changed = fast(x, t, text)
+        assert torch.equal(changed, net(x, t, text)) and not runs and worst(changed, plain) > 1e-3
+        ffn[0] = before
+        assert torch.equal(fast(x, t, text), plain) and runs
 
 
 def test_a_network_cast_whole_is_left_to_the_plain_one(runs):

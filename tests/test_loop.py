@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 import pytest
 import torch
 from sora_edu.diffusion.flow import SigmaMix
@@ -13,7 +14,7 @@ from sora_edu.model.vae import VAE, VAEConfig
 from sora_edu.training.configs import CONFIGS, Leg, get_config
 from sora_edu.training.autoencoder import save_checkpoint
 from sora_edu.training.data import LatentCache, batch_at, token_coverage
-from sora_edu.training.loop import Log, Parts, State, Trainee, preview, train, train_step, training_loss, update_ema
+from sora_edu.training.loop import Log, Parts, State, Trainee, named, preview, train, train_step, training_loss, update_ema
 from sora_edu.world.render import render
 from sora_edu.world.scene import World, make_scene
 
@@ -123,6 +124,18 @@ def test_a_leg_goes_on_from_packaged_weights(whole, tmp_path):
     for theirs, ours in ((packed.dit, again[1].dit), (packed.text_encoder, again[1].text_encoder), (packed.vae, again[0])):
         assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(theirs.parameters(), ours.parameters()))
     assert not (tmp_path / "run" / "vae_log.jsonl").exists() and again[0].config == packed.vae.config      # the packaged VAE, not a new one
+
+
+def test_only_what_can_be_read_again_is_packaged(whole, tmp_path):
+    from sora_edu.pipeline.generate import known_words, load_models, package
+    vae, net = whole[1:]
+    package(tmp_path / "a", vae, net.text_encoder, net.dit, TINY, words=("xylophone", "red"))
+    assert load_models(tmp_path / "a").words == (*known_words("mini"), "xylophone")
+    own = copy.deepcopy(net)
+    own.dit.blocks[0].ffn.net[0] = torch.nn.Linear(net.dit.config.dim, net.dit.config.ffn_dim)
+    with pytest.raises(ValueError, match="^DiT: got .*ffn.net.0.*, allowed: a DiT of its config"):
+        package(tmp_path / "b", vae, own.text_encoder, own.dit, TINY)
+    assert not (tmp_path / "b").exists()
 
 
 def test_packaged_weights_bring_their_vae(whole, tmp_path):
@@ -267,6 +280,31 @@ def test_a_log_is_json(tmp_path):
     log = Log(tmp_path / "log.jsonl", every=2)
     assert log.add(1, "video", 1.0, 4) is None and log.add(2, "video", 3.0, 4)["video"] == 2.0
     assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 2
+
+
+def test_a_log_ends_with_the_last_step(whole):
+    assert [json.loads(line)["step"] for line in (whole[0] / "leg0.jsonl").read_text().splitlines()] == [9]
+
+
+def other_loss(model, batch, leg, device):
+    return 2 * training_loss(model, batch, leg, device)
+
+
+@pytest.mark.parametrize("name, change", [
+    ("leg.learning_rate", dict(config=dataclasses.replace(TINY, legs=(dataclasses.replace(TINY.legs[0], learning_rate=1e-5),)))),
+    ("dit.num_layers", dict(config=dataclasses.replace(TINY, dit=dataclasses.replace(TINY.dit, num_layers=1)))),
+    ("loss", dict(parts=Parts(loss=other_loss)))])
+def test_a_leg_goes_on_as_it_began(whole, tmp_path, name, change):
+    for file in ("leg0.pt", "vae.safetensors"):
+        (tmp_path / file).write_bytes((whole[0] / file).read_bytes())
+    with pytest.raises(ValueError, match=f"^resume: .*leg0.pt was made with {name} .*, allowed: the same, or another out"):
+        train(**dict(config=TINY, out=tmp_path, resume=True, progress=False) | change)
+    assert not (tmp_path / "cache").exists()                        # refused before any work
+
+
+def test_parts_have_names():
+    assert named(partial(other_loss, 3, error=len, delta=0.5)) == "other_loss(3, error=len, delta=0.5)"
+    assert named(Trainee) == "Trainee" and named(World()) == "World"
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path):

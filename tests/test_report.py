@@ -106,6 +106,9 @@ def test_a_topic_does_not_hide_the_attribute_of_its_name(rows):
 def test_a_report_is_one_file_and_its_counts(tmp_path, rows):
     told = report(tmp_path / "page.html", wrong_half, limit=8, against=draw, progress=False)
     assert [f.name for f in tmp_path.iterdir()] == ["page.html"]
+    assert "<h1>wrong_half on the suite &#x27;seen&#x27;, against draw</h1>" in (tmp_path / "page.html").read_text()
+    report(tmp_path / "page.html", draw, limit=2, title="My <rule>", progress=False)
+    assert "<h1>My &lt;rule&gt;</h1>" in (tmp_path / "page.html").read_text()
     assert told["all"]["right"] == 4 and told["against"]["all"]["only_one"] == 4 and json.dumps(told)
     with pytest.raises(ValueError, match="path: got .*nowhere"):
         report(tmp_path / "nowhere" / "page.html", lambda *a: pytest.fail("clips were made"), limit=2)

@@ -56,7 +56,7 @@ def test_bad_names_are_named(options, name):
 
 def test_a_dirty_tree_shows_in_the_commit(monkeypatch, tmp_path):
     git = lambda *words: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True, capture_output=True)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "__file__", str(tmp_path / "speed.py"))
     (tmp_path / "a").write_text("a")
     git("init"), git("add", "a"), git("commit", "-m", "a")
     clean = speed.commit()
@@ -67,6 +67,18 @@ def test_a_dirty_tree_shows_in_the_commit(monkeypatch, tmp_path):
     assert speed.commit() == clean and not clean.endswith("+")      # what the bench itself writes does not count
     (tmp_path / "a").write_text("b")
     assert speed.commit() == clean + "+"
+
+
+def test_the_commit_is_the_project_s_wherever_it_is_asked_for(monkeypatch, tmp_path):
+    here = speed.commit()
+    monkeypatch.chdir(tmp_path)
+    assert speed.commit() == here
+
+
+def test_what_new_combinations_cost_has_an_interval(monkeypatch):
+    monkeypatch.setattr(speed, "_adhered", {"seen": {"all": {"share": 0.8, "right": 384, "n": 480}}, "heldout": {"all": {"share": 0.75, "right": 180, "n": 240}}}.get)
+    row = speed.MEASURES["first-light"]["heldout_gap"][1]()
+    assert row["value"] == 5.0 and -2 < row["interval"][0] < 0 < 11 < row["interval"][1] < 13
 
 
 def test_the_machine_has_no_name(monkeypatch):

@@ -101,6 +101,8 @@ def _row(row, where, parse, attributes) -> dict:
     "A line of a suite file, checked and filled in; `where` says which."
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ValueError(f"{where}: got {brief(row)}, allowed: an object with a prompt")
+    if strange := set(row) - {"id", "topic", "prompt", "seed", "asked"}:
+        raise ValueError(f"{where}: got {', '.join(sorted(strange))}, allowed: id, topic, prompt, seed, asked")
     name = row.get("id", where)
     try:
         said = parse(row["prompt"])
@@ -177,6 +179,9 @@ def _as_video(clips) -> Tensor:
     "uint8 [B, T, H, W, 3] or floats [B, 3, T, H, W] in [-1, 1] -> the latter."
     if isinstance(clips, np.ndarray) or (torch.is_tensor(clips) and clips.dtype == torch.uint8):
         return from_uint8(np.asarray(clips))
+    low, high = map(float, clips.aminmax())
+    if not -2 <= low <= high <= 2:
+        raise ValueError(f"videos: got values from {low:.3g} to {high:.3g}, allowed: floats in [-1, 1], or uint8")
     return clips
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-022
@@ -246,6 +251,8 @@ def _judged(generate, cases, batch_size, progress, title):
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-040
 def _generate(source, options):
+    if callable(source) and options:
+        raise TypeError(f"{', '.join(options)}: got options for weights and a function that generates, allowed: set them in the function")
     return source if callable(source) else generator(source, **options)
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-041

@@ -23,10 +23,9 @@ from .scaling import LABS, _frozen_vae, claimed
 from .solvers import prompts, rightness
 from .speed import _repository, commit, machine, measure
 from ..pipeline.generate import load_models, package
-from ..training.autoencoder import write_atomic
 from ..training.configs import MINI, NANO, Leg, TrainConfig
 from ..training.loop import Optimizers, Parts, train, training_loss
-from ..video import from_uint8
+from ..video import from_uint8, write_bytes
 from ..world.render import render
 from ..world.scene import Corner
 
@@ -151,7 +150,7 @@ def run(pair: Pair, name: str, out, *, most: float = math.inf, device="cpu", pro
         samples = moments.get(state.step, 0)
         if samples > (curve[-1]["samples"] if curve else 0):
             curve.append({"samples": samples, "right": pair.judge(_shipped(state.ema, codec, cfg, device), pair.cases)})
-            write_atomic(path, lambda new: new.write_text(json.dumps(curve)))
+            write_bytes(path, json.dumps(curve).encode())
             _say(name, curve, pair, most, progress)
     _say(name, curve, pair, most, progress)
     for leg, moments in enumerate(marks(cfg, pair.every)):
@@ -237,5 +236,5 @@ def _():
     name, device = ("mini", "cuda") if torch.cuda.is_available() else ("corner", "cpu")
     row, ours, plain = compared(PAIRS[name], _repository() / "runs" / "efficiency" / name, device=device)
     told = {"pair": name, "ours": ours, "plain": plain, "commit": commit(), "machine": machine()}
-    write_atomic(_repository() / "figures" / "efficiency.json", lambda new: new.write_text(json.dumps(told) + "\n"))
+    write_bytes(_repository() / "figures" / "efficiency.json", (json.dumps(told) + "\n").encode())
     return row | {"note": f"pair: {name}"}

@@ -31,10 +31,11 @@ from .speed import commit, machine
 from ..model.dit import Attention, DiT, rope_table, modulate
 from ..model.text import load_tokenizer
 from ..pipeline.generate import Models, WeightsConfig, _shapes, known_words
-from ..training.autoencoder import load_checkpoint, write_atomic
+from ..training.autoencoder import load_checkpoint
 from ..training.configs import NANO, Leg, TrainConfig
 from ..training.data import CAPTIONS, LatentCache, batch_at
-from ..training.loop import Optimizers, Parts, State, Trainee, train, train_step, training_loss, update_ema
+from ..training.loop import Optimizers, Parts, State, Trainee, named, train, train_step, training_loss, update_ema
+from ..video import write_bytes
 from ..world.render import render
 from ..world.scene import World
 
@@ -256,9 +257,8 @@ class Screening:
 
     def told(self, seconds: float) -> str:
         "All of it as text, functions by their names."
-        name = lambda thing: getattr(thing, "__qualname__", type(thing).__name__)
         return json.dumps({"seconds": seconds, **{k: asdict(v) if k == "recipe" else v for k, v in vars(self).items() if k != "levers"},
-                           "levers": {k: asdict(lever) for k, lever in self.levers.items()}}, indent=1, default=name) + "\n"
+                           "levers": {k: asdict(lever) for k, lever in self.levers.items()}}, indent=1, default=named) + "\n"
 
     def codec(self, lever: Lever):
         "The VAE that a lever learns behind."
@@ -311,7 +311,7 @@ def rates(lab: Screening, out, progress=True) -> dict:
     told = {name: [0.0] * len(lever.shares()) for name, lever in lab.levers.items()}
     for name, stage, share, *_, times in trials:
         told[name][stage] += share * float(np.median(times))
-    write_atomic(path, lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
+    write_bytes(path, (json.dumps(told, indent=1) + "\n").encode())
     return told
 
 
@@ -320,19 +320,12 @@ def steps_of(lever: Lever, seconds: float, pace: list) -> list:
     return [max(1, round(seconds * share / each)) for share, each in zip(lever.shares(), pace, strict=True)]
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-047
-class _AsTrained(Models):
-    "Models whose transformer is called as it is, not as chapter 9c runs it."
-    @property
-    def fast(self):
-        return self.dit
-
-
 def judged(lab: Screening, net: Trainee, lever: Lever, codec, cfg: TrainConfig, held: LatentCache) -> dict:
     "The yardstick: `right`, 0 or 1 for each prompt, and `losses`, by noise level, or None where they do not compare."
     net = net.eval().requires_grad_(False)
     config = WeightsConfig(codec.config, cfg.text, cfg.dit, name=cfg.name, world=cfg.world, **_shapes(cfg),
                            sampler=cfg.sampler, guidance_interval=cfg.guidance_interval)
-    models = (Models if type(net.dit) is DiT else _AsTrained)(codec, net.text_encoder, net.dit, load_tokenizer(), config, known_words(cfg.world))
+    models = Models(codec, net.text_encoder, net.dit, load_tokenizer(), config, known_words(cfg.world))
     return {"right": [int(x) for x in lab.judge(models, lab.cases)], "losses": band_losses(net, held, lab.bands) if lever.comparable else None}
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-049
@@ -369,7 +362,7 @@ def spent(out):
         yield
     finally:
         total = time.process_time() - start + (json.loads(path.read_text()) if path.exists() else 0.0)
-        write_atomic(path, lambda new: new.write_text(f"{total:.1f}\n"))
+        write_bytes(path, f"{total:.1f}\n".encode())
 
 
 def run(lab: Screening, name: str, seed: int, out, *, seconds: float, progress=True) -> dict:
@@ -382,7 +375,7 @@ def run(lab: Screening, name: str, seed: int, out, *, seconds: float, progress=T
     latents(lab, name, seed, out, progress)
     with spent(folder):
         result = _trained(lab, name, lever.config(lab.recipe, seed, steps_of(lever, seconds, pace)), folder, progress) | {"step_seconds": pace}
-    write_atomic(path, lambda new: new.write_text(json.dumps(result) + "\n"))
+    write_bytes(path, (json.dumps(result) + "\n").encode())
     for left in folder.glob("leg*.pt"):
         left.unlink()
     return result
@@ -471,11 +464,11 @@ def verdicts(results: list) -> dict:
         runs.setdefault(row["lever"], []).append(row["right"])
         for h, average in row.get("averages", {}).items():
             runs.setdefault(f"average over {h} steps", []).append(average["right"])
-    for name, rights in runs.items():
-        if name != AS_IT_IS and len(rights) > 1:
-            pairs = list(zip(runs[AS_IT_IS], rights, strict=True))
-            differences, fresh = [mcnemar(*pair)["difference"] for pair in pairs], mcnemar(*(sum(some, []) for some in zip(*pairs[1:])))
-            told[name] = {"differences": differences, "fresh": fresh, "wins": min(differences) > 0 and fresh["low"] > 0}
+    repeated = [name for name, rights in runs.items() if name != AS_IT_IS and len(rights) > 1]
+    for name in repeated:
+        pairs = list(zip(runs[AS_IT_IS], runs[name], strict=True))
+        differences, fresh = [mcnemar(*pair)["difference"] for pair in pairs], mcnemar(*(sum(some, []) for some in zip(*pairs[1:])))
+        told[name] = {"differences": differences, "fresh": fresh, "wins": min(differences) > 0 and fresh["p"] < 0.05 / len(repeated)}
     return told
 
 # %% ../../nbs/19ed_evaluate.levers.ipynb #cell-056
@@ -488,7 +481,7 @@ def publish(out, path, *, seconds: float = 480, lab: Screening = LAB) -> dict:
     told = {"seconds": seconds, "rows": table(results), "verdicts": found, "adopt": adopt,
             "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 4),
             "threads": results[0]["threads"], "commit": commit(), "machine": machine()}
-    write_atomic(Path(path), lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
+    write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
     return told
 
 

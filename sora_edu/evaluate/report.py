@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from pathlib import Path
 from .adherence import _as_video, _generate, _share, evaluate, suite, tally, wilson
+from ..pipeline.generate import Models
 from ..video import to_uint8, write_bytes
 from ..world.stage import ATTRIBUTES
 
@@ -142,13 +143,13 @@ def check_page(path):
         raise ValueError(f"path: got {str(path)!r}, allowed: a file for the page, in a folder that exists")
 
 
-def report(path, source="mini", name="seen", *, against=None, limit: int | None = None, progress: bool = True, **options) -> dict:
+def report(path, source="mini", name="seen", *, against=None, title: str | None = None, limit: int | None = None, progress: bool = True, **options) -> dict:
     """Judge a generator on a suite, write the page to `path`, and return `tally` of it, with `against` -> `compare` if another generator
-    is given. Raises ValueError for a suite, a limit or a folder that is not there."""
+    is given. `title` is the page's; by default it names the generators. Raises ValueError for a suite, a limit or a folder that is not there."""
     check_page(path)
     rows = gather(source, name, limit=limit, progress=progress, **options)
     other = gather(against, name, limit=limit, progress=progress, **options) if against is not None else None
-    called = lambda one: one if isinstance(one, str) else getattr(one, "__name__", "a generator")
-    title = f"{called(source)} on the suite {name!r}" + (f", against {called(against)}" if against is not None else "")
+    called = lambda one: one.config.name if isinstance(one, Models) else getattr(one, "__name__", str(one))
+    title = title or f"{called(source)} on the suite {name!r}" + (f", against {called(against)}" if against is not None else "")
     write_bytes(path, page(rows, title, other).encode())
     return dict(suite=name, **tally(rows)) | ({"against": compare(other, rows)} if other else {})

@@ -26,7 +26,7 @@ from ..model.dit import DiTConfig
 from ..model.patches import grid_size
 from ..model.text import TextConfig
 from ..pipeline.generate import generate, load_models, package, resolve_weights
-from ..training.autoencoder import AutoencoderConfig, write_atomic
+from ..training.autoencoder import AutoencoderConfig
 from ..training.configs import Leg, TrainConfig
 from ..training.data import LatentCache, batch_at
 from ..training.loop import Parts, Trainee, load_vae, save_tensors, train, training_loss
@@ -125,7 +125,7 @@ def claimed(path, said: str, what: str = "recipe") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != said:
         raise ValueError(f"out: got {path.parent}, where another {what} has begun, allowed: this one's, or a new folder")
-    write_atomic(path, lambda new: new.write_text(said))
+    write_bytes(path, said.encode())
     return path.parent
 
 
@@ -161,7 +161,7 @@ def run_budget(lab: Lab, budget, out, *, name=None, device="cpu", progress=True)
               "parameters": sum(p.numel() for p in model.parameters()),
               "seconds": round(steps * float(np.median(np.diff(times))), 1) if len(times) > 1 else None}
     result |= _measured(lab, model, held_out(lab, out, device, progress), device) | _shown(lab, cfg, vae, model, folder, device, progress)
-    write_atomic(path, lambda new: new.write_text(json.dumps(result, indent=1) + "\n"))
+    write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 
@@ -270,7 +270,7 @@ def publish(out, path, picture) -> dict:
     rows = sorted((json.loads(p.read_text()) for p in Path(out).glob("*/result.json")), key=lambda row: row["flops"])
     budgets = [row for row in rows if row["name"].startswith("budget-")]
     told = {"budgets": budgets, "axes": [row for row in rows if row not in budgets], "commit": commit(), "machine": machine()}
-    write_atomic(Path(path), lambda new: new.write_text(json.dumps(told, indent=1) + "\n"))
+    write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
     write_bytes(Path(picture), encode_png(side_by_side(out, [row["name"] for row in budgets])))
     return told
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 import torch
+from ..video import write_bytes
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-007
 def cpu_model() -> str:
@@ -37,7 +38,8 @@ def machine() -> str:
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-009
 def _git(*args):
-    return subprocess.run(["git", *args], capture_output=True, text=True).stdout.strip()
+    here = Path(__file__).parent if "__file__" in globals() else Path(".")      # the project's repository, wherever it is called from
+    return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True).stdout.strip()
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-010
 def commit() -> str:
@@ -79,10 +81,9 @@ def _repository() -> Path:
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-020
 def write_figures(path: Path, rows: dict):
-    "The rows as a list of records, written beside and renamed."
+    "The rows as a list of records."
     path.parent.mkdir(exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(list(rows.values()), indent=1) + "\n")
-    os.replace(path.with_suffix(".tmp"), path)
+    write_bytes(path, (json.dumps(list(rows.values()), indent=1) + "\n").encode())
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-021
 def bench(name: str = "first-light", *, only=None, progress: bool = True) -> list:
@@ -151,8 +152,10 @@ def _():
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-030
 @measure("heldout_gap", "points", slow=True)
 def _():
+    from sora_edu.evaluate.ledger import newcombe
     seen, held = _adhered("seen")["all"], _adhered("heldout")["all"]
-    return {"value": round(100 * (seen["share"] - held["share"]), 2), "n": held["n"]}
+    interval = newcombe(held["right"], held["n"], seen["right"], seen["n"])
+    return {"value": round(100 * (seen["share"] - held["share"]), 2), "interval": [round(100 * x, 2) for x in interval], "n": held["n"]}
 
 # %% ../../nbs/19_evaluate.speed.ipynb #cell-032
 def _vae():

@@ -26,7 +26,7 @@ from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.samplers import SAMPLERS, make_noise, sample, sigma_schedule
 from ..diffusion.solvers import SOLVERS
 from ..model.dit import DiT, DiTConfig
-from ..model.fast import FastDiT
+from ..model.fast import FastDiT, matrix
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
 from ..model.wan import cast_matrices, misfits, refuse_pickles, shards
@@ -127,7 +127,7 @@ class Models:
     @property
     def dtype(self):
         "What the transformer multiplies in."
-        return self.dit.blocks[0].ffn.net[2].weight.dtype
+        return matrix(self.dit).dtype
 
     def embeds(self, prompts) -> Tensor:
         "Texts as the transformer reads them, [B + 1, L, D]; the last one says nothing."
@@ -345,12 +345,19 @@ def _shapes(train) -> dict:
     return dict(num_frames=(1, *sorted(train.buckets.frames)), height=height, width=width, sizes=sizes)
 
 
-def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, **info) -> str:
-    """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads.
-    Returns its hash; `info` as in `save_models`."""
+def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, *, words: tuple = (), **info) -> str:
+    """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads; `words`: known beside the world's.
+    Returns its hash; `info` as in `save_models`. ValueError if a network has parts that `load_models` would not make."""
     config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world, **_shapes(train),
                            sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
-    return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known_words(train.world)), **info)
+    for net, kind in ((vae, VAE), (text_encoder, TextEncoder), (dit, DiT)):
+        with torch.device("meta"):
+            wrong = misfits(kind(net.config), net.state_dict())
+        if wrong:
+            raise ValueError(f"{type(net).__name__}: got {'; '.join(wrong)}, allowed: a {kind.__name__} of its config; other networks go to `Models` as they are")
+    known = known_words(train.world)
+    known += tuple(sorted({*words} - {*known}))
+    return save_models(folder, Models(vae, text_encoder, dit, load_tokenizer(), config, known), **info)
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-045
 @lru_cache(maxsize=4)

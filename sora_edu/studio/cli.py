@@ -320,7 +320,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
-    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg,
+    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=_new_words(cfg.world, **given),
                      config=config, legs=told, seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 
@@ -332,6 +332,15 @@ def _told(cfg, legs, out, start, given):
     tell = lambda some: [{"leg": k, **asdict(leg), **videos} for k, leg in enumerate(cfg.legs) if k in some]
     before = [k for k in range(legs[0]) if (out / f"leg{k}.safetensors").exists()]
     return (_read_manifest(Path(start))[0]["info"].get("legs", []) if packaged else tell(before)) + tell(legs)
+
+
+def _new_words(world, data=None) -> tuple:
+    "The words of the videos' captions that the world does not know."
+    from sora_edu.model.text import unknown_words
+    from sora_edu.pipeline.generate import known_words
+    from sora_edu.training.clips import find_clips
+    said = " ".join(clip.caption for clip in find_clips(data)[0]) if data else ""
+    return tuple(word for word, _ in unknown_words(" ".join({*said.split()}), known_words(world)))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
 def _train_oracle(given, leg, start, out, resume, device, as_json):

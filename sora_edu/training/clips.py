@@ -660,6 +660,8 @@ def build_clip_cache(path, vae, folder, buckets=Buckets(), *, max_length=24, dev
     if not len(cache.load()):
         kinds = Counter(f.reason.split(":")[0] for f in cache.faults.values()).most_common(3)
         raise ValueError(f"data: none of {len(cache.faults)} files can be used ({', '.join(f'{n} {kind}' for kind, n in kinds)}), see {cache.folder / 'faults.jsonl'}")
+    if cache.faults:
+        print(f"data: {len(cache.faults)} files are not used, or not wholly, see {cache.folder / 'faults.jsonl'}", file=sys.stderr)
     return cache
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-085

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ..model.text import load_tokenizer, tokenize
 from .autoencoder import fast_bf16
+from ..video import write_bytes
 from ..world.captions import caption
 from ..world.render import render, render_masks
 from ..world.scene import World
@@ -86,8 +87,7 @@ class LatentCache:
                 self._fill(arrays, vae, world.sample(self.seed, min(25, start + n - part), start=part), part, tokenizer, device)
             for array in arrays.values():
                 array.flush()
-            done.with_suffix(".tmp").write_text(json.dumps({"clips": start + n}))
-            os.replace(done.with_suffix(".tmp"), done)
+            write_bytes(done, json.dumps({"clips": start + n}).encode())
         return self.load(last)
 
     @torch.no_grad()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Trainee', 'step_noise', 'training_loss', 'Optimizers', 'update_ema', 'save_tensors', 'load_vae', 'save_vae',
-           'prepare', 'shapes_of', 'drawn', 'adapted', 'Log', 'Interrupt', 'Parts', 'State', 'train_step', 'preview',
-           'save_filmstrips', 'weights_before', 'begin_with', 'check_device', 'train']
+           'prepare', 'shapes_of', 'drawn', 'adapted', 'Log', 'Interrupt', 'Parts', 'named', 'made_with', 'State',
+           'train_step', 'preview', 'save_filmstrips', 'weights_before', 'begin_with', 'check_device', 'train']
 
 # %% ../../nbs/15_training.loop.ipynb #cell-003
 import copy
@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
@@ -187,11 +188,11 @@ class Log:
     def _clear(self):
         self.sums, self.samples, self.tick = {}, 0, time.time()
 
-    def add(self, step, kind, loss, samples):
-        "Count a step; every hundredth returns (and writes) the row."
+    def add(self, step, kind, loss, samples, last=False):
+        "Count a step; every hundredth, and the last, returns (and writes) the row."
         self.sums.setdefault(kind, []).append(loss)
         self.samples += samples
-        if step % self.every:
+        if step % self.every and not last:
             return None
         row = {"step": step, **{k: round(sum(v) / len(v), 5) for k, v in sorted(self.sums.items())},
                "samples_per_second": round(self.samples / (time.time() - self.tick), 1), "seconds": round(time.time() - self.start)}
@@ -230,9 +231,27 @@ class Parts:
     "What a reader may swap without touching the package: the network, the loss, the codec, the optimizer, the world."
     model: object = Trainee            # called with the TrainConfig -> module(latents, sigma, ids)
     loss: object = training_loss       # called with (model, batch, leg, device) -> scalar
-    vae: object = None                 # anything with encode, decode and config.latent_channels
+    vae: object = None                 # a module with encode, decode and config.latent_channels, 8 pixels and 4 frames to a latent
     optimizer: object = Optimizers     # called with (network, learning rate) -> step(rate), state_dict, load_state_dict
     world: object = None               # a `world.scene.World` to draw from, instead of the config's
+
+
+def named(part) -> str:
+    "A function or a class by its name, a partial with all that it fixes, anything else by its class."
+    if isinstance(part, partial):
+        return f"{named(part.func)}({', '.join([*map(_said, part.args), *(f'{k}={_said(v)}' for k, v in part.keywords.items())])})"
+    return getattr(part, "__qualname__", type(part).__name__)
+
+
+def _said(value):
+    return named(value) if callable(value) else repr(value)
+
+
+def made_with(cfg: TrainConfig, leg: int, data, parts: Parts) -> dict:
+    "What a leg learns, and from what: name -> text. Whoever goes on from its checkpoint must go on with the same."
+    fields = {"leg": cfg.legs[leg], "dit": cfg.dit, "text": cfg.text}
+    told = {f"{name}.{k}": repr(v) for name, one in fields.items() for k, v in vars(one).items()}
+    return told | {"seed": repr(cfg.seed), "data": "the world's" if data is None else "videos", "model": named(parts.model), "loss": named(parts.loss)}
 
 # %% ../../nbs/15_training.loop.ipynb #cell-028
 class State:
@@ -241,12 +260,18 @@ class State:
         self.model, self.ema = model, copy.deepcopy(model).requires_grad_(False)
         self.optimizers, self.step = optimizer(model, learning_rate), 0
 
-    def save(self, path):
+    def save(self, path, told: dict | None = None):
+        "`told`: name -> text, what is learnt and from what."
         parts = {"model": self.model, "ema": self.ema, "optimizers": self.optimizers}
-        save_checkpoint(path, {k: v.state_dict() for k, v in parts.items()} | {"step": self.step})
+        save_checkpoint(path, {k: v.state_dict() for k, v in parts.items()} | {"step": self.step, "told": told or {}})
 
-    def load(self, path, device):
+    def load(self, path, device, told: dict | None = None):
+        "Go on from what `save` wrote. ValueError if something else was learnt there, by its name."
         saved = load_checkpoint(path, device)
+        before = saved.get("told") or {}
+        for name in sorted(before.keys() & (told or {})):
+            if before[name] != told[name]:
+                raise ValueError(f"resume: {path} was made with {name} {before[name]}, got {told[name]}, allowed: the same, or another out")
         for name in ("model", "ema", "optimizers"):
             getattr(self, name).load_state_dict(saved[name])
         self.step = saved["step"]
@@ -341,26 +366,27 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
         begin_with(state, weights_before(from_weights, device))        # refused now, not after an hour of preparing
     if data is not None and not (found := find_clips(data))[0]:        # so is this
         raise ValueError(f"data: got {data}, of which nothing can be used ({found[1][0].name}: {found[1][0].reason}), allowed: videos with captions")
+    told = made_with(cfg, leg, data, parts)
+    if resume and (out / checkpoint).exists():
+        state.load(out / checkpoint, device, told)
     how = dict(device=device, resume=resume, progress=progress, workers=_workers(device) if workers is None else workers)
     vae, cache = prepare(cfg, out, vae=parts.vae, world=parts.world, start=from_weights, clips=plan.clips, data=data, **how)
     batch_of = clip_batch_at if isinstance(cache, ClipCache) else batch_at
     if data is not None:
         plan = dataclasses.replace(plan, oversample=())                # words of the world's captions
-    if resume and (out / checkpoint).exists():
-        state.load(out / checkpoint, device)
     log = Log(out / f"leg{leg}.jsonl", state.step)
     with closing(log), Interrupt() as interrupt, tqdm(total=plan.steps, initial=state.step, desc=f"{cfg.name} leg {leg}", disable=not progress) as bar:
         while state.step < plan.steps:
             batch = batch_of(cache, plan, cfg.seed + 100 * (leg + 1), state.step)
             loss = train_step(state, batch, plan, parts.loss, device)
             bar.update()
-            if row := log.add(state.step, "image" if batch["image"] else "video", loss, len(batch["x0"])):
+            last = state.step == plan.steps
+            if row := log.add(state.step, "image" if batch["image"] else "video", loss, len(batch["x0"]), last):
                 bar.set_postfix(row)
             if on_step:
                 on_step(state, loss, vae)
-            last = state.step == plan.steps
             if last or interrupt.asked or state.step % save_every == 0:
-                state.save(out / checkpoint)
+                state.save(out / checkpoint, told)
             if last or state.step % cfg.eval_every == 0:
                 save_filmstrips(out / f"leg{leg}-step{state.step:05d}.png", vae, state.ema, cfg)
             if interrupt.asked:

@@ -11,7 +11,6 @@ __all__ = ['ORACLE', 'ORACLE_LEGS', 'WINDOW', 'PACE', 'MOST_ACTORS', 'CHUNK', 'P
 import copy
 import json
 import math
-import os
 import random
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..model.vae import PCA
 from .autoencoder import fast_bf16, load_checkpoint, save_checkpoint
 from .loop import Interrupt, Log, save_tensors, update_ema
-from ..video import encode_video, from_uint8, read_video, to_uint8
+from ..video import encode_video, from_uint8, read_video, to_uint8, write_bytes
 from ..world import film, render
 from ..world.scene import World as MiniWorld
 from ..world.shapes import _FIT
@@ -191,8 +190,7 @@ def build_cache(cfg: OracleConfig, folder: Path, *, workers=2, progress=True) ->
         if i % 10 == 9 or i == chunks - 1:
             for array in arrays.values():
                 array.flush()
-            done.with_suffix(".tmp").write_text(json.dumps({"chunks": i + 1, **key}))
-            os.replace(done.with_suffix(".tmp"), done)
+            write_bytes(done, json.dumps({"chunks": i + 1, **key}).encode())
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes}
 
 # %% ../../nbs/13b_training.sight.ipynb #cell-022
