@@ -170,8 +170,8 @@ def test_options_are_for_weights():
 def test_controls_score_nothing():
     told = A.controls(draw, limit=12, batch_size=5, progress=False)
     assert told["n"] == 12 and told["worst"] == 0
-    assert {"noise", "frozen clip", "shuffled frames", "another prompt's clip", "permuted prompts"} <= set(told)
-    assert all(told[k]["n"] == 12 for k in ("noise", "permuted prompts"))
+    assert {"noise", "frozen clip", "shuffled frames", "another prompt's clip", "permuted prompts", "nearest training clip"} <= set(told)
+    assert all(told[k]["n"] == 12 for k in ("noise", "permuted prompts", "nearest training clip")) and told["nearest training clip"]["size"]["share"] > 0.5
 
 
 def test_the_nearest_training_clip_shares_most_words_and_is_never_a_held_out_one():

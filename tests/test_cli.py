@@ -271,6 +271,8 @@ def test_evaluate(capsys, weights, tmp_path):
     code, out, _ = call(capsys, "evaluate", "--weights", known, "--limit", 2, "--json")
     told = json.loads(out)
     assert code == 0 and told["n"] == 2 and 0 <= told["all"]["share"] <= 1
+    assert json.loads(call(capsys, "evaluate", known, "--limit", 2, "--json")[1]) == told
+    assert "allowed: one of the two" in refused(capsys, "evaluate", known, "--weights", known)
     page = tmp_path / "page.html"
     code, out, _ = call(capsys, "evaluate", "--weights", known, "--against", known, "--limit", 2, "--report", page)
     assert code == 0 and page.read_text().count("<figure>") == 2 and "against:  +0.0 points" in out

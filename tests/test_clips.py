@@ -239,50 +239,59 @@ def test_a_damaged_shard_gives_what_is_whole(tmp_path):
     assert [c.name for c in found] == ["shard-000000.tar/000000.mp4"] and any("damaged" in f.reason for f in faults)
 
 
-class Rows(list):
-    "As much of a data set of `datasets` as is asked for."
-    features = {"video": type("Video", (), {})(), "text": None}
-
-    def cast_column(self, name, kind):
-        return self
-
-    def __getitem__(self, key):
-        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
-
-
-def test_a_hugging_face_data_set(tmp_path, monkeypatch):
+def test_data_sets_need_their_package(tmp_path, monkeypatch):
     (tmp_path / "state.json").write_text("{}")
     C._hf_splits.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="package datasets, which is not installed, allowed: pip install"):
         find_clips(tmp_path)
-    rows = Rows({"video": {"bytes": write_file(greys([90] * 5)), "path": None}, "text": text} for text in ("a wall", None))
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_from_disk=lambda folder: {"train": rows}, Video=lambda decode: None))
-    found, faults = find_clips(tmp_path)
-    C_, = found
-    assert (C_.name, C_.caption) == ("train/0", "a wall") and faults == [C.Fault("train/1", "caption: got None, allowed: some words")]
-    assert decode(C_, Buckets())[0][0].shape == (5, 64, 64, 3)
     C._hf_splits.cache_clear()
 
 
-@pytest.mark.parametrize("kind", [type("Video", (), {})(), {"bytes": None, "path": None}])
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    "Three rows of a real data set, one without a caption, videos beside it."
+    import datasets
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    C._hf_splits.cache_clear()
+    for k in range(3):
+        (tmp_path / f"{k}.mp4").write_bytes(write_file(greys([90 + 20 * k] * 5)))
+    kinds = datasets.Features({"clip": datasets.Video(decode=False), "text": datasets.Value("string")})
+    yield datasets.Dataset.from_dict({"clip": [str(tmp_path / f"{k}.mp4") for k in range(3)], "text": ["a wall", None, "a door"]}, features=kinds)
+    C._hf_splits.cache_clear()
+
+
+def found_there(path, split):
+    "The last clip of a data set has the last video's grey, and the row without a caption is listed."
+    (wall, door), (fault,) = find_clips(path)
+    assert (wall.caption, door.caption, fault.name, fault.reason) == ("a wall", "a door", f"{split}/1", "caption: got None, allowed: some words")
+    assert wall.time and [round(decode(clip, Buckets())[0][0].mean() / 10) for clip in (wall, door)] == [9, 13]
+
+
+@pytest.mark.parametrize("split", ["all", "train"])
+def test_data_sets_saved_by_hugging_face(tmp_path, rows, split):
+    from datasets import DatasetDict
+    (rows if split == "all" else DatasetDict(train=rows)).save_to_disk(tmp_path / "saved")
+    found_there(tmp_path / "saved", split)
+
+
+@pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("file", ["data/train-00000-of-00001.parquet", "one.parquet"])
-def test_parquet_files_as_on_the_hub(tmp_path, monkeypatch, kind, file):
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_bytes(b"PAR1")
-    (tmp_path / "metadata.parquet").write_bytes(b"no data set")
-    rows = Rows([{"clip": {"bytes": write_file(greys([90] * 5)), "path": None}, "text": "a wall"}])
-    rows.features = {"clip": kind, "text": None}
-
-    def load_dataset(reader, data_files, split):
-        assert (reader, data_files, split) == ("parquet", [str(tmp_path / file)], "train")
-        return rows
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, Video=lambda decode: None))
-    for path in (tmp_path, tmp_path / file):
-        C._hf_splits.cache_clear()
-        (clip,), _ = find_clips(path)
-        assert clip.caption == "a wall" and clip.time and decode(clip, Buckets())[0][0].shape == (5, 64, 64, 3)
-    C._hf_splits.cache_clear()
+def test_parquet_files_as_on_the_hub(tmp_path, rows, file, bare):
+    "Videos as bytes in the file, and its columns as those of type Video, or, as other programs write them, bytes and path."
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+    inside = [{"clip": {"bytes": (tmp_path / f"{k}.mp4").read_bytes(), "path": None}, "text": text} for k, text in enumerate(rows["text"])]
+    (tmp_path / "hub" / file).parent.mkdir(parents=True)
+    if bare:
+        parquet.write_table(pyarrow.Table.from_pylist(inside), tmp_path / "hub" / file)
+    else:
+        datasets.Dataset.from_list(inside, features=rows.features).to_parquet(tmp_path / "hub" / file)
+    (tmp_path / "hub" / "metadata.parquet").write_bytes(b"no data set")
+    for path in (tmp_path / "hub", tmp_path / "hub" / file):
+        found_there(path, "all")
 
 
 # Nothing to learn from
@@ -298,7 +307,7 @@ def test_folders_without_clips_are_refused(tmp_path):
     with pytest.raises(ValueError, match="none of 2 files can be used .*faults.jsonl"):
         build(tmp_path, tmp_path / "cache")
     assert len((tmp_path / "cache/faults.jsonl").read_text().splitlines()) == 2
-    with pytest.raises(ValueError, match="none of the 1 captioned"):
+    with pytest.raises(ValueError, match=r"none of the 1 captioned videos in .* can be used \(\S.*\), allowed: whole"):
         C.first_windows(tmp_path, Buckets(), progress=False)
 
 

@@ -118,6 +118,20 @@ def test_a_figure_of_gpu_weights_is_of_weights_that_say_so(tmp_path, monkeypatch
     assert asked == ["heldout"] and ledger.trained_on(folder) == "cuda"
 
 
+def test_base_is_measured_against_the_renders_once_it_ships(tmp_path, monkeypatch):
+    from sora_edu.evaluate import suites
+    overall = lambda share: {"overall": {"all": {"share": share, "low": share - 0.1, "high": share + 0.1, "n": 480}}}
+    monkeypatch.setattr(suites, "evaluate", lambda generate, cases: overall(0.6))
+    monkeypatch.setattr(suites, "ceilings", lambda cases: {"renders": overall(0.8)})
+    measured = speed.MEASURES["evaluation"]["base_share_gpu"][1]
+    assert measured() == {"value": None}                            # not shipped
+    monkeypatch.setattr("sora_edu.pipeline.generate.resolve_weights", lambda weights: tmp_path)
+    for device, value in (("cpu", None), ("cuda", 75.0)):
+        (tmp_path / "model.json").write_text(json.dumps({"info": {"device": device}}))
+        assert measured()["value"] == value
+    assert measured()["interval"] == [62.5, 87.5] and measured()["n"] == 480
+
+
 def test_a_kept_figure_is_not_overwritten_by_nothing(tmp_path, monkeypatch):
     (tmp_path / "figures").mkdir()
     row = {"name": "base_share_gpu", "value": 81.0, "commit": "abc"}

@@ -169,8 +169,7 @@ def test_every_import_is_required(settings, graph):
     pip_names = {"imageio_ffmpeg": "imageio-ffmpeg", "PIL": "pillow", "IPython": "jupyterlab", "nbformat": "jupyterlab"}
     listed = {re.split(r"[<>=~]", word)[0] for key in ("requirements", "dev_requirements") for word in settings[key].split()}
     used = {other.split(".")[0] for found in graph.values() for other in found} - {"sora_edu", "__future__", *(path.stem for path in (ROOT / "tools").glob("*.py"))} - set(sys.stdlib_module_names)
-    brought = {"datasets"}                                          # only to read what it saved; its absence is told by name
-    assert {name for name in used if pip_names.get(name, name) not in listed} == brought
+    assert {name for name in used if pip_names.get(name, name) not in listed} == set()
 
 
 # -- the wheel ---------------------------------------------------------------------------------------------------------

@@ -159,8 +159,15 @@ def test_side_by_side_is_a_row_a_budget(whole):
     assert picture.shape == (2 * 34 - 2, 3 * 34 - 2, 3) and (picture[:32, :32] != picture[34:66, :32]).any()
 
 
+def test_rows_have_names():
+    page = S.labelled(np.zeros((66, 34, 3), np.uint8), ["1x", "32x"], "a red ball")
+    assert page.shape == (86, 78, 3) and not page[20:, 44:].any()           # the picture itself
+    marked = [(page[rows] < 128).any() for rows in (np.s_[:20, 44:], np.s_[20:53, :44], np.s_[53:, :44])]
+    assert all(marked)
+
+
 def test_published_is_what_was_found(whole, tmp_path):
-    told = S.publish(whole[0], tmp_path / "scaling.json", tmp_path / "scaling.png")
+    told = S.publish(whole[0], tmp_path / "scaling.json", tmp_path / "scaling.png", "a red ball")
     assert told == json.loads((tmp_path / "scaling.json").read_text()) and told["budgets"] == whole[1]
     assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUITES', 'SUITE_SEED', 'RESULTS', 'Case', 'make_suites', 'suites_json', 'read_rows', 'read_suite', 'suite', 'judge',
-           'wilson', 'tally', 'generator', 'evaluate', 'spoiled', 'random_models', 'controls', 'nearest_training',
+           'wilson', 'tally', 'generator', 'evaluate', 'spoiled', 'nearest_training', 'random_models', 'controls',
            'rendered', 'ceilings']
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-003
@@ -287,6 +287,21 @@ def spoiled(clips: Tensor, seed: int = 0) -> dict:
     return {"noise": noise, "frozen clip": clips[:, :, :1].expand_as(clips), "shuffled frames": _shuffled(clips, seed),
             "another prompt's clip": clips.roll(1, 0)}
 
+# %% ../../nbs/18_evaluate.adherence.ipynb #cell-059c
+@lru_cache(maxsize=1)
+def _drawn(n, seed):
+    return {scene.description: scene for scene in reversed(World().sample(seed, n))}
+
+
+def nearest_training(cases, n: int = 50_000, seed: int = 10) -> list:
+    """For each case the scene that shares most words with it among the first `n` that training draws from the stream `seed`
+    (mini's own: 50,000 of stream 10): what a model that only remembers would show. ValueError if n is not above 0."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: got {n!r}, allowed: a whole number from 1")
+    known = _drawn(n, seed)
+    shared = lambda a, b: sum(getattr(a, slot) == getattr(b, slot) for slot in ATTRIBUTES)
+    return [known[max(known, key=lambda other: shared(other, case.description))] for case in cases]
+
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-054
 def random_models(models, seed: int = 0):
     "The same models with a DiT of random weights."
@@ -318,7 +333,8 @@ def _pairs(cases, size):
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-057
 def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, progress: bool = True, **options) -> dict:
     """What must fail, judged like the rest: name -> tally, and `worst`, the highest share of all five right. Prompts that say
-    "stays still" are left out (a frozen clip of those is right). Weights also answer for a DiT of random weights."""
+    "stays still" are left out (a frozen clip of those is right). The nearest training clip is judged on as many held-out prompts: seen ones it knows by
+    heart. Weights also answer for a DiT of random weights."""
     cases = _first([c for c in suite("seen") if c.description.action != "stays still"], limit, "limit", 2)
     generate, blind = _generate(source, options), _random_generator(source, options)
     judged, wanted = {}, [c.description for c in cases]
@@ -331,18 +347,11 @@ def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, p
             clips["random weights"] = blind(prompts, seeds)
         for name, video in clips.items():
             judged.setdefault(name, []).extend(judge(video, said))
+    new = suite("heldout")[:len(cases)]
+    judged["nearest training clip"] = [row for group in _batches(list(zip(new, nearest_training(new))), batch_size, False, "")
+                                       for row in judge(render([scene for _, scene in group]), [case.description for case, _ in group])]
     out = {name: tally(rows) for name, rows in judged.items()}
     return dict(suite="controls", n=len(wanted), worst=max(t["all"]["share"] for t in out.values()), **out)
-
-# %% ../../nbs/18_evaluate.adherence.ipynb #cell-059c
-def nearest_training(cases, n: int = 50_000, seed: int = 10) -> list:
-    """For each case the scene that shares most words with it among the first `n` that training draws from the stream `seed`
-    (mini's own: 50,000 of stream 10): what a model that only remembers would show. ValueError if n is not above 0."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: got {n!r}, allowed: a whole number from 1")
-    known = {scene.description: scene for scene in reversed(World().sample(seed, n))}
-    shared = lambda a, b: sum(getattr(a, slot) == getattr(b, slot) for slot in ATTRIBUTES)
-    return [known[max(known, key=lambda other: shared(other, case.description))] for case in cases]
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-061
 def rendered(cases) -> Tensor:

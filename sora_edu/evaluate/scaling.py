@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABS', 'matmul_flops', 'train_flops', 'Lab', 'band_losses', 'claimed', 'held_out', 'run_budget', 'run_lab',
-           'side_by_side', 'Law', 'fit_law', 'Laws', 'fit_laws', 'spread', 'law_error', 'publish', 'variants',
-           'run_axes', 'width_groups', 'widened', 'final_loss']
+           'side_by_side', 'labelled', 'Law', 'fit_law', 'Laws', 'fit_laws', 'spread', 'law_error', 'publish',
+           'variants', 'run_axes', 'width_groups', 'widened', 'final_loss']
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-003
 import json
@@ -196,6 +196,18 @@ def side_by_side(out, names, which=0, n=9):
     from safetensors.torch import load_file
     return filmstrip(np.stack([load_file(Path(out) / name / "clips.safetensors")["frames"][which].numpy() for name in names]), n=n)
 
+
+def labelled(picture, rows: list, title: str):
+    "A picture of rows, uint8 [H, W, 3], with a line above it and a name before each row."
+    from PIL import Image, ImageDraw
+    page, high = Image.new("RGB", (picture.shape[1] + 44, len(picture) + 20), "white"), len(picture) / len(rows)
+    page.paste(Image.fromarray(picture), (44, 20))
+    draw = ImageDraw.Draw(page)
+    draw.text((44, 4), title, "black")
+    for i, row in enumerate(rows):
+        draw.text((6, 20 + (i + 0.5) * high), row, "black", anchor="lm")
+    return np.asarray(page)
+
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-041
 @dataclass(frozen=True)
 class Law:
@@ -265,13 +277,14 @@ def law_error(compute, losses) -> dict:
     return {"error": percent(law(c[-1])), "low": percent(low), "high": percent(high), "law": law, "drop": float(before - last)}
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-053
-def publish(out, path, picture) -> dict:
-    "All finished runs in `out` as one JSON file, and as a picture (.png) the same clip at every budget. -> what was written."
+def publish(out, path, picture, title: str) -> dict:
+    "All finished runs in `out` as one JSON file, and as a picture (.png) with a title the same clip at every budget. -> what was written."
     rows = sorted((json.loads(p.read_text()) for p in Path(out).glob("*/result.json")), key=lambda row: row["flops"])
     budgets = [row for row in rows if row["name"].startswith("budget-")]
     told = {"budgets": budgets, "axes": [row for row in rows if row not in budgets], "commit": commit(), "machine": machine()}
     write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
-    write_bytes(Path(picture), encode_png(side_by_side(out, [row["name"] for row in budgets])))
+    names = [row["name"] for row in budgets]
+    write_bytes(Path(picture), encode_png(labelled(side_by_side(out, names), [name.removeprefix("budget-") for name in names], title)))
     return told
 
 
@@ -279,7 +292,7 @@ def publish(out, path, picture) -> dict:
 def _():
     lab, home = LABS["cpu"], _repository()
     rows = run_lab(lab, home / "runs" / "scaling")
-    publish(home / "runs" / "scaling", home / "figures" / "scaling.json", home / "nbs" / "images" / "scaling.png")
+    publish(home / "runs" / "scaling", home / "figures" / "scaling.json", home / "nbs" / "images" / "scaling.png", lab.recipe.prompts[0])
     found = law_error([lab.effort(row["budget"]) for row in rows], [row["losses"] for row in rows])
     low, high = found["low"], found["high"]
     sizes = sorted((abs(low), abs(high))) if low * high > 0 else [0.0, max(-low, high)]

@@ -370,7 +370,9 @@ def _full_cases(suite, limit):
 def _evaluate_full(weights, suite, page, against, limit, progress):
     "Weights of the full world on its suites, by its oracle; if wanted with a page, and against others."
     from sora_edu.evaluate import adherence, suites
-    if suite == "controls" and page is None:
+    if suite == "controls" and page is not None:
+        raise ValueError(f"suite: got 'controls' with --report, allowed: full, {', '.join(suites.TOPICS)}, or a .json of prompts")
+    if suite == "controls":
         return {"suite": suite, **suites.floors(_full_cases("full", limit), weights, progress=progress)}
     cases, made = _full_cases(suite, limit), adherence.generator(weights)
     if page is None:
@@ -381,6 +383,7 @@ def _evaluate_full(weights, suite, page, against, limit, progress):
 
 @app.command()
 def evaluate(
+    source: Annotated[Optional[str], typer.Argument(metavar="[WEIGHTS]", help="The same as --weights.", show_default="mini")] = None,
     weights: Weights = None,
     suite: Annotated[Optional[str], typer.Option(help="seen, heldout, controls, or a .json of prompts; of the full world: full or a topic of it instead of seen and heldout.", show_default="seen, or full")] = None,
     limit: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="Only the first prompts of the suite.", show_default="all")] = None,
@@ -393,7 +396,9 @@ def evaluate(
     from sora_edu.pipeline.generate import read_config
     if against is not None and report is None:
         raise ValueError("--against: got it without --report, allowed: together with --report FILE")
-    weights, how = "mini" if weights is None else weights, dict(limit=limit, progress=not as_json)
+    if source is not None and weights is not None:
+        raise ValueError(f"WEIGHTS, --weights: got {source} and {weights}, allowed: one of the two")
+    weights, how = next((one for one in (source, weights) if one is not None), "mini"), dict(limit=limit, progress=not as_json)
     world = read_config(weights).world
     full = world == "full"
     suite = ("full" if full else "seen") if suite is None else suite

@@ -78,7 +78,7 @@ class BadClip(ValueError):
     "A file that can't be used; the message says why."
 
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv", ".3gp")
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-021
 def read_text(data: bytes) -> str:
@@ -654,9 +654,9 @@ def build_clip_cache(path, vae, folder, buckets=Buckets(), *, max_length=24, dev
         print(f"cache: {cache.stale} files in {cache.folder} have changed or are gone, what was made of them is not used", file=sys.stderr)
     try:
         _fill(cache, clips, vae, buckets, device, workers, shard_mb, progress)
+        cache.list_faults(found)
     except OSError as error:
         raise OSError(f"{str(error)}; the shards before it stay, the same call goes on") from None
-    cache.list_faults(found)
     if not len(cache.load()):
         kinds = Counter(f.reason.split(":")[0] for f in cache.faults.values()).most_common(3)
         raise ValueError(f"data: none of {len(cache.faults)} files can be used ({', '.join(f'{n} {kind}' for kind, n in kinds)}), see {cache.folder / 'faults.jsonl'}")
@@ -727,13 +727,13 @@ def build_world_cache(world, vae, folder, buckets, clips, *, max_length=96, devi
 def first_windows(path, buckets: Buckets, most: int = 500, progress=True) -> list:
     "Up to `most` windows uint8 [T, H, W, 3] of the clips in `path`, at most ten of a clip. ValueError if there are none."
     from tqdm.auto import tqdm
-    clips, made = find_clips(path)[0], []
-    for some, _ in tqdm(loader(clips, replace(buckets, most=10)), total=len(clips), desc="look", unit="file", disable=not progress):
-        made += some
+    clips, made, bad = find_clips(path)[0], [], ""
+    for some, reason in tqdm(loader(clips, replace(buckets, most=10)), total=len(clips), desc="look", unit="file", disable=not progress):
+        made, bad = made + some, bad or reason
         if len(made) >= most:
             break
     if not made:
-        raise ValueError(f"data: none of the {len(clips)} captioned videos in {path} can be used, allowed: whole ones of {min(buckets.frames)} frames or more")
+        raise ValueError(f"data: none of the {len(clips)} captioned videos in {path} can be used ({bad}), allowed: whole ones of {min(buckets.frames)} frames or more")
     return made[:most]
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-092
