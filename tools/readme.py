@@ -15,7 +15,7 @@ TOLD = {  # the figures that a newcomer cares for, in words
     "adherence_all_cpu": "480 prompts: all five attributes right, trained on two CPU cores",
     "adherence_actor": "shape right, shipped weights",
     "heldout_gap": "points lost on combinations never seen in training (negative: more were right)",
-    "control_worst": "all right by chance: the best of six controls",
+    "control_worst": "all right by chance: the best of all controls",
     "oracle_renders": "the judge on true renders, all right",
     "vae_psnr": "autoencoder, held-out PSNR",
     "playback_single": "one clip on two cores, seconds it plays ÷ seconds it took",
