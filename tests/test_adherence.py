@@ -16,6 +16,7 @@ from sora_edu.video import to_uint8
 from sora_edu.world.captions import parse
 from sora_edu.world.render import render
 from sora_edu.world.scene import ACTIONS, ATTRIBUTES, Description, is_heldout, make_scene
+from tiny_weights import tiny_models
 
 
 def draw(prompts, seeds):
@@ -172,6 +173,24 @@ def test_controls_score_nothing():
     assert told["n"] == 12 and told["worst"] == 0
     assert {"noise", "frozen clip", "shuffled frames", "another prompt's clip", "permuted prompts", "nearest training clip"} <= set(told)
     assert all(told[k]["n"] == 12 for k in ("noise", "permuted prompts", "nearest training clip")) and told["nearest training clip"]["size"]["share"] > 0.5
+
+
+def test_weights_answer_for_an_untrained_network(monkeypatch):
+    "The clips of this floor are those of the same text encoder and VAE around another DiT; a stub of the judge is right for these alone."
+    trained, options = tiny_models(words=[w for words in A.WORDS.values() for phrase in words for w in phrase.split()], max_length=32), dict(num_inference_steps=1)
+    blind = A.random_models(trained)
+    assert blind.vae is trained.vae and blind.text_encoder is trained.text_encoder
+    learned, fresh = trained.dit.state_dict(), blind.dit.state_dict()
+    assert learned.keys() == fresh.keys() and not any(torch.equal(learned[k], fresh[k]) for k in fresh) and all(fresh[k].std() > 0 for k in fresh if fresh[k].numel() > 1)
+    cases = [c for c in A.suite("seen") if c.description.action != "stays still"][:2]
+    made = A.generator(blind, **options)([c.prompt for c in cases], [c.seed for c in cases])
+    same = lambda clips: isinstance(clips, np.ndarray) and np.array_equal(clips, made)
+    right = dict.fromkeys((*ATTRIBUTES, "all"), True) | dict(unreadable=None)
+    wrong = dict.fromkeys((*ATTRIBUTES, "all"), False) | dict(unreadable=None)
+    monkeypatch.setattr(A, "judge", lambda clips, said: [right if same(clips) else wrong] * len(said))
+    told = A.controls(trained, limit=2, progress=False, **options)
+    assert {name for name in told if isinstance(told[name], dict) and told[name]["all"]["right"]} == {"random weights"} and told["random weights"]["n"] == 2
+    assert "random weights" not in A.controls(draw, limit=2, progress=False)
 
 
 def test_the_nearest_training_clip_shares_most_words_and_is_never_a_held_out_one():

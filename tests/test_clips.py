@@ -105,6 +105,20 @@ def test_a_very_long_one_is_cut_short_and_says_so(tmp_path):
     assert len(made) == 3 and why == "long: its first 3 windows"
 
 
+def test_a_file_cut_between_two_frames_says_what_is_missing(tmp_path):
+    "What is left decodes without a fault; only the header knows that there were five seconds."
+    import av
+    whole = write_file(greys(range(10, 250, 6)), pix_fmt="yuv420p", format="matroska")
+    with av.open(io.BytesIO(whole)) as file:
+        begins = [packet.pos for packet in file.demux(video=0) if packet.size]
+    (tmp_path / "half.mkv").write_bytes(whole[:begins[20]])
+    (tmp_path / "whole.mkv").write_bytes(whole)
+    made, why = {}, {}
+    for name in ("half", "whole"):
+        made[name], why[name] = decode(Clip(name, "c", str(tmp_path / f"{name}.mkv")), Buckets(((32, 32),), (5,)))
+    assert why == {"half": "truncated: 2.5 s of 5.0", "whole": None} and (len(made["half"]), len(made["whole"])) == (0, 8)
+
+
 @pytest.mark.parametrize("change", [dict(sizes=()), dict(sizes=((60, 64),)), dict(frames=(4,)), dict(frames=()), dict(fps=0), dict(fps=float("nan")), dict(most=0)])
 def test_bad_buckets_are_refused(change):
     with pytest.raises(ValueError, match=f"{next(iter(change))}: got .* allowed"):
@@ -469,6 +483,18 @@ def test_adapt_learns_stays_near_and_resumes(frames, tmp_path):
         patch.setattr(C, "_windows_at", windows_at)
         C.adapt(vae, made, out=tmp_path, save_every=2, **options)
     assert C.vae_hash(C.adapt(vae, made, out=tmp_path, save_every=2, **options)) == C.vae_hash(after)
+
+
+def test_an_anchor_keeps_what_the_latents_mean(frames):
+    vae, made = small_vae(), [frames[:5, 16:32, 16:32].copy()]
+    video = from_uint8(made[0])[None]
+
+    def shift(**anchor):
+        after = C.adapt(vae, made, steps=8, batch_size=1, progress=False, **anchor)
+        with torch.no_grad():
+            return (after.encode(video) - vae.encode(video)).square().mean().item()
+    free = shift(anchor=0.0)
+    assert 0 < shift(anchor=1.0) < 0.5 * free and shift() != free    # there is one by default, too
 
 
 def test_training_reads_clips_and_a_stopped_run_goes_on_bit_by_bit(data, tmp_path):

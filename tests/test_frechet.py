@@ -263,3 +263,15 @@ def test_the_trade_off_of_a_renderer_that_loses_its_nerve():
     assert rows[0]["diversity"] > 0.5 and rows[1]["diversity"] < 1e-6
     with pytest.raises(ValueError, match="cases, seeds: got 2"):
         R.trade_off(source, (1,), cases, None, seeds=[0])
+
+
+@pytest.mark.parametrize("loud", [1, 3])
+def test_the_true_clips_have_all_of_their_own_variety(loud):
+    from dataclasses import replace
+    cases, features = suite("seen", 2), lambda v: loud * v[:, :, ::8, ::8, ::8].flatten(1)
+    by_prompt = {c.prompt: c for c in cases}
+    true = lambda prompts, seeds: rendered([replace(by_prompt[p], seed=by_prompt[p].seed + 1 + s) for p, s in zip(prompts, seeds)])
+    dull = lambda prompts, seeds: true(prompts, seeds) / 2
+    full, half = R.trade_off({"true": true, "dull": dull}.get, ("true", "dull"), cases, features, seeds=range(2), progress=False)
+    assert full["diversity"] == pytest.approx(1, rel=1e-6) and full["frechet"] < 1e-6
+    assert half["diversity"] == pytest.approx(0.5, rel=1e-6)         # whatever the features' scale

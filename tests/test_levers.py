@@ -11,8 +11,9 @@ from sora_edu.diffusion.flow import flow_loss
 from sora_edu.evaluate import levers as L
 from sora_edu.evaluate.adherence import generator
 from sora_edu.training.configs import NANO
-from sora_edu.training.data import batch_at
+from sora_edu.training.data import CAPTIONS, batch_at
 from sora_edu.training.loop import State, train_step
+from sora_edu.world.captions import caption, parse
 from sora_edu.world.scene import World
 
 LEG = dataclasses.replace(NANO.legs[0], steps=3, batch_size=2, image_batch=4, image_share=0.4, mid_clip_share=0.2, warmup=2, ema_half_life=2)
@@ -62,6 +63,35 @@ def test_every_lever_changes_something_and_says_what():
         assert bool(changed) == (name != L.AS_IT_IS), name
     recipe = L.LAB.recipe
     assert len(recipe.legs) == 1 and recipe.legs[0].image_share == 0.2 and recipe.sampler == "ancestral" and L.LAB.cases == 240 and L.LAB.seeds == (0, 1, 2) and L.LAB.best == 4
+
+
+def test_no_lever_is_the_labs_own_recipe():
+    recipe = L.LAB.recipe
+    told = lambda lever: (dataclasses.replace(lever.config(recipe), name=""), lever.stages(), lever.power, lever.wording)
+    plain, leg = told(L.LEVERS[L.AS_IT_IS]), recipe.legs[0]
+    assert [name for name, lever in L.LEVERS.items() if told(lever) == plain] == [L.AS_IT_IS]
+    large = L.LEVERS["large batches"].config(recipe).legs[0]
+    assert large == dataclasses.replace(leg, batch_size=2 * leg.batch_size, image_batch=2 * leg.image_batch)
+
+
+@pytest.mark.parametrize("wording, gaps", [("dense", False), ("terse", True)])
+def test_dense_captions_leave_nothing_out_and_terse_ones_do(wording, gaps):
+    style, scenes = CAPTIONS[L.LEVERS[f"{wording} captions"].wording], L.LAB.world.sample(5, 40)
+    said = [parse(caption(scene, *style)) for scene in scenes]
+    assert style[0] == wording and any(None in vars(one).values() for one in said) == gaps and (said != [scene.description for scene in scenes]) == gaps
+
+
+def test_whitened_latents_are_equally_loud_and_half_whitened_ones_less():
+    from sora_edu.world.render import render
+    vae, r = L._frozen_vae(), RECIPE
+    video = render(TINY.world.sample(8, 32), r.num_frames, r.size, r.size)                  # others than those that were measured
+    spread = lambda codec: codec.encode(video).std((0, 2, 3, 4))
+    with torch.no_grad():
+        plain, half, whole = spread(vae), *(spread(TINY.codec(L.LEVERS[name])) for name in ("half whitened", "whitened"))
+    uneven = lambda loud: (loud.max() / loud.min()).item()
+    torch.testing.assert_close(whole, torch.ones_like(whole), rtol=0, atol=0.2)
+    torch.testing.assert_close(half, plain.sqrt(), rtol=0.1, atol=0)
+    assert uneven(whole) < uneven(half) < uneven(plain)
 
 
 def test_only_the_labs_networks_leave_wans_state_dict():

@@ -69,6 +69,13 @@ def test_pairs_of_other_prompts_are_refused(rows):
         mcnemar([], [])
 
 
+@pytest.mark.parametrize("change", [dict(seed=-1), dict(prompt="another")])
+def test_a_pair_shares_its_prompt_and_its_noise(rows, change):
+    assert compare(rows, [dict(row) for row in rows])["all"]["difference"] == 0
+    with pytest.raises(ValueError, match="two: got other prompts or seeds than one, from row 3 on"):
+        compare(rows, rows[:3] + [rows[3] | change] + rows[4:])
+
+
 def test_rows_are_those_of_an_evaluation_with_pictures(rows):
     plain = evaluate(wrong_half, limit=8, progress=False, rows=True)["rows"]
     assert [{k: v for k, v in row.items() if k != "picture"} for row in rows] == plain
