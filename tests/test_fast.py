@@ -80,6 +80,9 @@ def test_a_part_of_one_s_own_is_left_to_the_plain_network(runs):
         changed = fast(x, t, text)
         assert torch.equal(changed, net(x, t, text)) and not runs and worst(changed, plain) > 1e-3
         ffn[0] = before
+        hook = net.blocks[0].register_forward_hook(lambda module, args, out: 2 * out)
+        assert torch.equal(fast(x, t, text), net(x, t, text)) and not runs
+        hook.remove()
         assert torch.equal(fast(x, t, text), plain) and runs
 
 

@@ -124,6 +124,9 @@ def test_base_is_measured_against_the_renders_once_it_ships(tmp_path, monkeypatc
     monkeypatch.setattr(suites, "evaluate", lambda generate, cases: overall(0.6))
     monkeypatch.setattr(suites, "ceilings", lambda cases: {"renders": overall(0.8)})
     measured = speed.MEASURES["evaluation"]["base_share_gpu"][1]
+    def absent(weights):
+        raise ValueError("weights: none")
+    monkeypatch.setattr("sora_edu.pipeline.generate.resolve_weights", absent)
     assert measured() == {"value": None}                            # not shipped
     monkeypatch.setattr("sora_edu.pipeline.generate.resolve_weights", lambda weights: tmp_path)
     for device, value in (("cpu", None), ("cuda", 75.0)):

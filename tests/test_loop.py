@@ -135,6 +135,10 @@ def test_only_what_can_be_read_again_is_packaged(whole, tmp_path):
     own.dit.blocks[0].ffn.net[0] = torch.nn.Linear(net.dit.config.dim, net.dit.config.ffn_dim)
     with pytest.raises(ValueError, match="^DiT: got .*ffn.net.0.*, allowed: a DiT of its config"):
         package(tmp_path / "b", vae, own.text_encoder, own.dit, TINY)
+    own = copy.deepcopy(net)
+    own.dit.blocks[0].ffn.net[1] = torch.nn.Sigmoid()               # without weights: only its type tells
+    with pytest.raises(ValueError, match="^DiT: got a part of another type, allowed: a DiT of its config"):
+        package(tmp_path / "b", vae, own.text_encoder, own.dit, TINY)
     assert not (tmp_path / "b").exists()
 
 

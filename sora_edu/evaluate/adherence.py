@@ -181,7 +181,7 @@ def _as_video(clips) -> Tensor:
         return from_uint8(np.asarray(clips))
     low, high = map(float, clips.aminmax())
     if not -2 <= low <= high <= 2:
-        raise ValueError(f"videos: got values from {low:.3g} to {high:.3g}, allowed: floats in [-1, 1], or uint8")
+        raise ValueError(f"videos: got values from {low:.3g} to {high:.3g}, allowed: floats in [-1, 1] (up to 2 is let pass), or uint8")
     return clips
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-022
@@ -333,8 +333,8 @@ def _pairs(cases, size):
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-057
 def controls(source="mini", *, batch_size: int = 16, limit: int | None = None, progress: bool = True, **options) -> dict:
     """What must fail, judged like the rest: name -> tally, and `worst`, the highest share of all five right. Prompts that say
-    "stays still" are left out (a frozen clip of those is right). The nearest training clip is judged on as many held-out prompts: seen ones it knows by
-    heart. Weights also answer for a DiT of random weights."""
+    "stays still" are left out (a frozen clip of those is right). The nearest of `mini`'s training clips is judged on the first held-out prompts, 240 at most:
+    seen ones it knows by heart. Weights also answer for a DiT of random weights."""
     cases = _first([c for c in suite("seen") if c.description.action != "stays still"], limit, "limit", 2)
     generate, blind = _generate(source, options), _random_generator(source, options)
     judged, wanted = {}, [c.description for c in cases]

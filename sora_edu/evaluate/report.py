@@ -149,7 +149,7 @@ def report(path, source="mini", name="seen", *, against=None, title: str | None 
     check_page(path)
     rows = gather(source, name, limit=limit, progress=progress, **options)
     other = gather(against, name, limit=limit, progress=progress, **options) if against is not None else None
-    called = lambda one: one.config.name if isinstance(one, Models) else getattr(one, "__name__", str(one))
+    called = lambda one: one.config.name if isinstance(one, Models) else str(one) if isinstance(one, (str, Path)) else getattr(one, "__name__", "a generator")
     title = title or f"{called(source)} on the suite {name!r}" + (f", against {called(against)}" if against is not None else "")
     write_bytes(path, page(rows, title, other).encode())
     return dict(suite=name, **tally(rows)) | ({"against": compare(other, rows)} if other else {})

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EPS', 'ROOT', 'TOKENS', 'LEVELS', 'Layer', 'columns', 'layer', 'inverse_rms', 'bent', 'fold', 'Part', 'part',
-           'matrix', 'mixed', 'as_written', 'KeptText', 'look', 'read', 'Desk', 'widen', 'through', 'FastDiT']
+           'matrix', 'mixed', 'touched', 'as_written', 'KeptText', 'look', 'read', 'Desk', 'widen', 'through',
+           'FastDiT']
 
 # %% ../../nbs/09c_model.fast.ipynb #cell-003
 import math
@@ -99,11 +100,16 @@ def mixed(net: DiT):
     return torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype in (torch.bfloat16, torch.float16))
 
 
-def as_written(net: nn.Module) -> bool:
-    "Whether a network is chapter 9's, part by part: none of another type, or with other settings."
-    parts = lambda one: [(type(m), m.extra_repr()) for m in one.modules()]
+def touched(m: nn.Module) -> bool:
+    "Whether a module has hooks, or a `forward` of its own."
+    return bool(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m))
+
+
+def as_written(net: nn.Module, kind=DiT) -> bool:
+    "Whether a network is the book's, part by part: none of another type, with other settings, or touched."
+    parts = lambda one: [(type(m), m.extra_repr(), touched(m)) for m in one.modules()]
     with torch.device("meta"):
-        return parts(net) == parts(DiT(net.config))
+        return parts(net) == parts(kind(net.config))
 
 
 class KeptText:
@@ -181,7 +187,7 @@ class FastDiT:
 
     def _read(self):
         "Arrange the weights, if they are not those of the last time."
-        now = [id(m) for m in self.net.modules()], [(p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in self.net.parameters()]
+        now = [(id(m), touched(m)) for m in self.net.modules()], [(p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in self.net.parameters()]
         if now == self.seen:
             return
         self.seen, some = now, next(self.net.parameters())

@@ -26,7 +26,7 @@ from ..diffusion.guidance import cfg, check_interval
 from ..diffusion.samplers import SAMPLERS, make_noise, sample, sigma_schedule
 from ..diffusion.solvers import SOLVERS
 from ..model.dit import DiT, DiTConfig
-from ..model.fast import FastDiT, matrix
+from ..model.fast import FastDiT, as_written, matrix
 from ..model.text import TextConfig, TextEncoder, load_tokenizer, tokenize, unknown_words
 from ..model.vae import VAE, VAEConfig
 from ..model.wan import cast_matrices, misfits, refuse_pickles, shards
@@ -352,7 +352,7 @@ def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, *, wor
                            sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
     for net, kind in ((vae, VAE), (text_encoder, TextEncoder), (dit, DiT)):
         with torch.device("meta"):
-            wrong = misfits(kind(net.config), net.state_dict())
+            wrong = misfits(kind(net.config), net.state_dict()) or ([] if as_written(net, kind) else ["a part of another type"])
         if wrong:
             raise ValueError(f"{type(net).__name__}: got {'; '.join(wrong)}, allowed: a {kind.__name__} of its config; other networks go to `Models` as they are")
     known = known_words(train.world)

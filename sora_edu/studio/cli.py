@@ -311,7 +311,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
     from sora_edu.pipeline.generate import package
     from sora_edu.training import loop
     cfg = loop.get_config(config)
-    told = _told(cfg, legs, out, start, given)
+    told, words = _told(cfg, legs, out, start, given), _new_words(cfg.world, **given)
     for leg in legs:
         made = out / f"leg{leg}.safetensors"
         unfinished = [] if (out / "vae.safetensors").exists() else [out / "vae_checkpoint.pt"]
@@ -320,7 +320,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
-    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=_new_words(cfg.world, **given),
+    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words,
                      config=config, legs=told, seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 

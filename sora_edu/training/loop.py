@@ -251,7 +251,7 @@ def made_with(cfg: TrainConfig, leg: int, data, parts: Parts) -> dict:
     "What a leg learns, and from what: name -> text. Whoever goes on from its checkpoint must go on with the same."
     fields = {"leg": cfg.legs[leg], "dit": cfg.dit, "text": cfg.text}
     told = {f"{name}.{k}": repr(v) for name, one in fields.items() for k, v in vars(one).items()}
-    return told | {"seed": repr(cfg.seed), "data": "the world's" if data is None else "videos", "model": named(parts.model), "loss": named(parts.loss)}
+    return told | {"seed": repr(cfg.seed), "data": "the world's" if data is None else "videos", "model": named(parts.model), "loss": named(parts.loss), "optimizer": named(parts.optimizer)}
 
 # %% ../../nbs/15_training.loop.ipynb #cell-028
 class State:
