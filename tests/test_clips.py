@@ -273,6 +273,7 @@ def rows(tmp_path, monkeypatch):
         (tmp_path / f"{k}.mp4").write_bytes(write_file(greys([90 + 20 * k] * 5)))
     kinds = datasets.Features({"clip": datasets.Video(decode=False), "text": datasets.Value("string")})
     yield datasets.Dataset.from_dict({"clip": [str(tmp_path / f"{k}.mp4") for k in range(3)], "text": ["a wall", None, "a door"]}, features=kinds)
+    datasets.enable_progress_bars()
     C._hf_splits.cache_clear()
 
 

@@ -339,8 +339,10 @@ def _new_words(world, data=None) -> tuple:
     from sora_edu.model.text import unknown_words
     from sora_edu.pipeline.generate import known_words
     from sora_edu.training.clips import find_clips
-    said = " ".join(clip.caption for clip in find_clips(data)[0]) if data else ""
-    return tuple(word for word, _ in unknown_words(" ".join({*said.split()}), known_words(world)))
+    if data is None:
+        return ()
+    said = {word for clip in find_clips(data)[0] for word in clip.caption.split()}
+    return tuple(word for word, _ in unknown_words(" ".join(said), known_words(world)))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-train-oracle
 def _train_oracle(given, leg, start, out, resume, device, as_json):
@@ -398,7 +400,8 @@ def evaluate(
         raise ValueError("--against: got it without --report, allowed: together with --report FILE")
     if source is not None and weights is not None:
         raise ValueError(f"WEIGHTS, --weights: got {source} and {weights}, allowed: one of the two")
-    weights, how = next((one for one in (source, weights) if one is not None), "mini"), dict(limit=limit, progress=not as_json)
+    weights = source if weights is None else weights
+    weights, how = "mini" if weights is None else weights, dict(limit=limit, progress=not as_json)
     world = read_config(weights).world
     full = world == "full"
     suite = ("full" if full else "seen") if suite is None else suite
