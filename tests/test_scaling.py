@@ -172,6 +172,15 @@ def test_published_is_what_was_found(whole, tmp_path):
     assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_axes_are_published_beside_the_lab_itself(whole, monkeypatch, tmp_path):
+    few = replace(TINY, recipe=replace(RECIPE, legs=(replace(RECIPE.legs[0], clips=1),)))
+    monkeypatch.setattr(S, "variants", lambda lab: {"1 clips": few})
+    told = S.publish_axes(TINY, whole[0], tmp_path / "axes.json", budget=1, progress=False)
+    assert told == json.loads((tmp_path / "axes.json").read_text()) and [row["name"] for row in told["rows"]] == ["budget-1x", "1-clips"]
+    assert told["rows"][0] == whole[1][0] and told["rows"][1]["loss"] != told["rows"][0]["loss"]
+    assert S.publish(whole[0], tmp_path / "scaling.json", tmp_path / "scaling.png", "a red ball")["budgets"] == whole[1]      # budgets alone
+
+
 # -- laws --------------------------------------------------------------------------------------------------------------
 C = 1e12 * 2.0 ** np.arange(6)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABS', 'matmul_flops', 'train_flops', 'Lab', 'band_losses', 'claimed', 'held_out', 'run_budget', 'run_lab',
            'side_by_side', 'labelled', 'Law', 'fit_law', 'Laws', 'fit_laws', 'spread', 'law_error', 'publish',
-           'variants', 'run_axes', 'width_groups', 'widened', 'final_loss']
+           'variants', 'run_axes', 'publish_axes', 'width_groups', 'widened', 'final_loss']
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-003
 import json
@@ -278,10 +278,9 @@ def law_error(compute, losses) -> dict:
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-053
 def publish(out, path, picture, title: str) -> dict:
-    "All finished runs in `out` as one JSON file, and as a picture (.png) with a title the same clip at every budget. -> what was written."
-    rows = sorted((json.loads(p.read_text()) for p in Path(out).glob("*/result.json")), key=lambda row: row["flops"])
-    budgets = [row for row in rows if row["name"].startswith("budget-")]
-    told = {"budgets": budgets, "axes": [row for row in rows if row not in budgets], "commit": commit(), "machine": machine()}
+    "All finished budgets in `out` as one JSON file, and as a picture (.png) with a title the same clip at every one. -> what was written."
+    budgets = sorted((json.loads(p.read_text()) for p in Path(out).glob("budget-*/result.json")), key=lambda row: row["flops"])
+    told = {"budgets": budgets, "commit": commit(), "machine": machine()}
     write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
     names = [row["name"] for row in budgets]
     write_bytes(Path(picture), encode_png(labelled(side_by_side(out, names), [name.removeprefix("budget-") for name in names], title)))
@@ -320,6 +319,13 @@ def run_axes(lab: Lab, out, *, budget=4, device="cpu", progress=True) -> list:
     "Every variant at one budget, after the lab itself at that budget -> their results."
     how = dict(device=device, progress=progress)
     return [run_budget(lab, budget, out, **how)] + [run_budget(v, budget, out, name=name.replace(" ", "-"), **how) for name, v in variants(lab).items()]
+
+
+def publish_axes(lab: Lab, out, path, *, budget=4, device="cpu", progress=True) -> dict:
+    "What `run_axes` finds, as one JSON file. -> what was written."
+    told = {"budget": budget, "rows": run_axes(lab, out, budget=budget, device=device, progress=progress), "commit": commit(), "machine": machine()}
+    write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
+    return told
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-061
 def width_groups(model: nn.Module, base: nn.Module, lr: float) -> list:
