@@ -22,7 +22,7 @@ from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from .adherence import evaluate, generator, wilson
-from .speed import _git, _percent, _repository, commit, measure, write_figures
+from .speed import _git, _percent, _repository, commit, measure, write_json
 from ..training.clips import _sized
 from ..training.configs import MINI, Leg, flops
 
@@ -193,7 +193,7 @@ def leaderboard(path=None, *, anew: bool = False, limit: int | None = None, prog
     for at in tqdm(commits, desc="checkpoints", disable=not progress):
         if at not in rows:
             rows[at] = entry(at, limit=limit)
-            write_figures(path, rows)
+            write_json(path, list(rows.values()))
     return list(rows.values())
 
 

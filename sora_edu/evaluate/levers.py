@@ -27,7 +27,7 @@ from .adherence import wilson
 from .efficiency import EASY, PAIRS, AdamWAlone, all_right_there, nearest_sky, per_step, plain_loss
 from .report import mcnemar
 from .scaling import LABS, _frozen_vae, band_losses, claimed
-from .speed import commit, machine
+from .speed import commit, machine, write_json
 from ..model.dit import Attention, DiT, rope_table, modulate
 from ..model.text import load_tokenizer
 from ..pipeline.generate import Models, WeightsConfig, _shapes, known_words
@@ -311,7 +311,7 @@ def rates(lab: Screening, out, progress=True) -> dict:
     told = {name: [0.0] * len(lever.shares()) for name, lever in lab.levers.items()}
     for name, stage, share, *_, times in trials:
         told[name][stage] += share * float(np.median(times))
-    write_bytes(path, (json.dumps(told, indent=1) + "\n").encode())
+    write_json(path, told)
     return told
 
 
@@ -375,7 +375,7 @@ def run(lab: Screening, name: str, seed: int, out, *, seconds: float, progress=T
     latents(lab, name, seed, out, progress)
     with spent(folder):
         result = _trained(lab, name, lever.config(lab.recipe, seed, steps_of(lever, seconds, pace)), folder, progress) | {"step_seconds": pace}
-    write_bytes(path, (json.dumps(result) + "\n").encode())
+    write_json(path, result)
     for left in folder.glob("leg*.pt"):
         left.unlink()
     return result
@@ -481,7 +481,7 @@ def publish(out, path, *, seconds: float = 480, lab: Screening = LAB) -> dict:
     told = {"seconds": seconds, "rows": table(results), "verdicts": found, "adopt": adopt,
             "what": {name: lever.what for name, lever in lab.levers.items()}, "cpu_hours": round(hours, 4),
             "threads": results[0]["threads"], "commit": commit(), "machine": machine()}
-    write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
+    write_json(path, told)
     return told
 
 

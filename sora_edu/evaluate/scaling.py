@@ -21,7 +21,7 @@ from torch import nn
 from ..diffusion.flow import SigmaMix, add_noise, flow_loss
 from ..diffusion.samplers import make_noise
 from .adherence import evaluate
-from .speed import _repository, commit, machine, measure
+from .speed import _repository, commit, machine, measure, write_json
 from ..model.dit import DiTConfig
 from ..model.patches import grid_size
 from ..model.text import TextConfig
@@ -161,7 +161,7 @@ def run_budget(lab: Lab, budget, out, *, name=None, device="cpu", progress=True)
               "parameters": sum(p.numel() for p in model.parameters()),
               "seconds": round(steps * float(np.median(np.diff(times))), 1) if len(times) > 1 else None}
     result |= _measured(lab, model, held_out(lab, out, device, progress), device) | _shown(lab, cfg, vae, model, folder, device, progress)
-    write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(path, result)
     return result
 
 
@@ -281,7 +281,7 @@ def publish(out, path, picture, title: str) -> dict:
     "All finished budgets in `out` as one JSON file, and as a picture (.png) with a title the same clip at every one. -> what was written."
     budgets = sorted((json.loads(p.read_text()) for p in Path(out).glob("budget-*/result.json")), key=lambda row: row["flops"])
     told = {"budgets": budgets, "commit": commit(), "machine": machine()}
-    write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
+    write_json(path, told)
     names = [row["name"] for row in budgets]
     write_bytes(Path(picture), encode_png(labelled(side_by_side(out, names), [name.removeprefix("budget-") for name in names], title)))
     return told
@@ -324,7 +324,7 @@ def run_axes(lab: Lab, out, *, budget=4, device="cpu", progress=True) -> list:
 def publish_axes(lab: Lab, out, path, *, budget=4, device="cpu", progress=True) -> dict:
     "What `run_axes` finds, as one JSON file. -> what was written."
     told = {"budget": budget, "rows": run_axes(lab, out, budget=budget, device=device, progress=progress), "commit": commit(), "machine": machine()}
-    write_bytes(Path(path), (json.dumps(told, indent=1) + "\n").encode())
+    write_json(path, told)
     return told
 
 # %% ../../nbs/19e_evaluate.scaling.ipynb #cell-061
