@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 import train_gpu
 import words
-from sora_edu.evaluate import adherence, ledger, suites
+from sora_edu.evaluate import adherence, ledger, report, suites
 from sora_edu.model.dit import DiT
 from sora_edu.model.text import TextEncoder, load_tokenizer, tokenize
 from sora_edu.model.vae import VAE
@@ -275,6 +276,13 @@ def test_sora_edu_evaluates_topics_and_files(whole, tmp_path, capsys, monkeypatc
     code, _, err = ask("--suite", "controls", "--limit", "1")
     assert code == 2 and "cases: got 1, allowed: at least 2" in err
     assert len(suites.read_suite()) == 480 and ask("--limit", "481")[0] == 2
+
+
+def test_the_judge_of_mini_refuses_weights_of_the_full_world(whole, tmp_path):
+    for source in (str(whole / "ship"), load_models(whole / "ship")):
+        for judge in (adherence.evaluate, adherence.controls, partial(report.report, tmp_path / "page.html")):
+            with pytest.raises(ValueError, match="source: got weights of the world 'full', allowed: of mini; evaluate.suites"):
+                judge(source, limit=2, progress=False)
 
 
 @pytest.mark.parametrize("suite, message", [("colours", "suite: got 'colours', allowed for weights of the full world: full, attributes"),

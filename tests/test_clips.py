@@ -253,6 +253,35 @@ def test_a_damaged_shard_gives_what_is_whole(tmp_path):
     assert [c.name for c in found] == ["shard-000000.tar/000000.mp4"] and any("damaged" in f.reason for f in faults)
 
 
+def test_endings_in_capitals_and_names_with_dots_are_read(tmp_path):
+    video, files = write_file(greys([90] * 5)), {}
+    for name, text in (("0.mp4", "0.TXT"), ("my.clip.mp4", "my.clip.txt"), ("a.b/7.video.mp4", "a.b/7.txt")):
+        files |= {name: video, text: name.encode()}
+    files |= {"._0.mp4": b"", "alone.MOV": video}
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name, content in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    found, faults = find_clips(tmp_path / "shard.tar")
+    assert [c.caption for c in found] == ["0.mp4", "my.clip.mp4", "a.b/7.video.mp4"] and [f.name for f in faults] == ["shard.tar/alone.mov"]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("0.mp4", "0.TXT", "my.clip.mp4", "my.clip.txt", "._0.mp4"):
+        (folder / name).write_bytes(files[name])
+    found, faults = find_clips(folder)
+    assert [c.caption for c in found] == ["0.mp4", "my.clip.mp4"] and not faults
+
+
+def test_a_stray_table_does_not_hide_videos_and_a_damaged_one_is_refused(tmp_path, frames):
+    C.spoil(tmp_path, "x", "whole", frames, "a ball")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/stats.parquet").write_bytes(b"x")
+    assert [c.caption for c in find_clips(tmp_path)[0]] == ["a ball"]
+    with pytest.raises(ValueError, match="data: .*sub can't be read .*, allowed: what `save_to_disk` wrote, or whole Parquet files"):
+        find_clips(tmp_path / "sub")
+
+
 def test_data_sets_need_their_package(tmp_path, monkeypatch):
     (tmp_path / "state.json").write_text("{}")
     C._hf_splits.cache_clear()
@@ -323,13 +352,13 @@ def test_folders_without_clips_are_refused(tmp_path):
         build(tmp_path, tmp_path / "cache")
     assert len((tmp_path / "cache/faults.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match=r"none of the 1 captioned videos in .* can be used \(\S.*\), allowed: whole"):
-        C.first_windows(tmp_path, Buckets(), progress=False)
+        C.some_windows(tmp_path, Buckets(), progress=False)
 
 
-def test_first_windows_walks_past_bad_files(tmp_path):
+def test_some_windows_walks_past_bad_files(tmp_path):
     for k in range(4):
         C.spoil(tmp_path, f"{k}", "whole" if k == 3 else "no video at all", greys([90] * 10), "c")
-    made = C.first_windows(tmp_path, Buckets(frames=(5,)), most=2, progress=False)
+    made = C.some_windows(tmp_path, Buckets(frames=(5,)), most=2, progress=False)
     assert len(made) == 2
 
 
@@ -515,3 +544,49 @@ def test_training_reads_clips_and_a_stopped_run_goes_on_bit_by_bit(data, tmp_pat
     with pytest.raises(ValueError, match="data: got"):
         train(cfg, data=tmp_path / "nowhere", out=tmp_path / "c", progress=False)
     assert not (tmp_path / "c").exists()
+
+
+def test_windows_are_drawn_from_all_of_a_folder(tmp_path):
+    for k in range(12):
+        C.spoil(tmp_path, f"{k:02d}", "whole", greys([20 * k] * 5), "a wall")
+    levels = [round(w.mean() / 20) for w in C.some_windows(tmp_path, Buckets(((32, 32),), (5,)), most=4, progress=False)]
+    assert len(levels) == 4 and levels != [0, 1, 2, 3]
+
+
+def test_more_latents_than_memory_are_refused_and_stay(data, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(C, "memory", lambda: 1000)
+    with pytest.raises(ValueError, match="cache: .* GiB of latents, allowed: what this machine's memory holds"):
+        build(data, tmp_path)
+    assert [p.name for p in sorted(tmp_path.glob("shard-*"))] == [p.name for p in cache.shards()]
+
+
+def test_a_run_keeps_to_the_videos_its_autoencoder_was_adapted_to(data, tmp_path):
+    from sora_edu.training.loop import adapted
+    from test_loop import TINY
+    vae = adapted(small_vae(), TINY, data, tmp_path, progress=False)
+    assert C.vae_hash(adapted(small_vae(1), TINY, data, tmp_path, progress=False)) == C.vae_hash(vae)      # from the folder
+    with pytest.raises(ValueError, match=r"data: got .*other, .* steps, but the VAE in .* was adapted to .*, allowed: the same, or another out"):
+        adapted(small_vae(), TINY, tmp_path / "other", tmp_path, progress=False)
+
+
+def test_the_command_tunes_weights_on_videos(data, tmp_path, monkeypatch, capsys):
+    "From weights, in a leg of its own; words and shapes of the videos go into the new weights, and a killed run goes on."
+    from sora_edu.pipeline.generate import generate_unmarked, package, read_config
+    from sora_edu.studio import cli
+    from sora_edu.training import configs, loop
+    from test_loop import TINY
+    tiny = dataclasses.replace(TINY, tune=dataclasses.replace(TINY.legs[0], steps=3, oversample=("no such word",)))
+    for module in (configs, loop):
+        monkeypatch.setattr(module, "get_config", lambda name: tiny)
+    begun = loop.Trainee(tiny)
+    package(tmp_path / "before", small_vae(), begun.text_encoder, begun.dit, tiny)
+    command = ["train", "nano", "--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu", "--json"]
+    assert cli.run([*command, "--from", str(tmp_path / "before")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    config, made = read_config(tmp_path / "run/weights"), json.loads((tmp_path / "run/weights/model.json").read_text())["info"]["legs"]
+    assert told["legs"] == ["tune"] and [(leg["leg"], leg["steps"], leg["data"]) for leg in made] == [("tune", 3, "videos")]
+    assert set(config.sizes) == {(32, 32), (32, 48), (48, 32)} and (tmp_path / "run/legtune-step00003.png").exists()
+    clip = generate_unmarked("a blue box, wide", weights=tmp_path / "run/weights", height=32, width=48, num_inference_steps=2)
+    assert clip.shape == (1, 5, 32, 48, 3)
+    (tmp_path / "run/legtune.safetensors").unlink()
+    assert cli.run([*command, "--resume"]) == 0 and (tmp_path / "run/legtune.safetensors").exists()

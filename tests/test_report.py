@@ -61,7 +61,7 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(shares, n):
 
 
 def test_pairs_of_other_prompts_are_refused(rows):
-    with pytest.raises(ValueError, match="two: got other prompts or seeds than one, from row 0"):
+    with pytest.raises(ValueError, match="two: got other prompts, seeds or attributes than one, from row 0"):
         compare(rows, rows[::-1])
     with pytest.raises(ValueError, match="from row 7"):
         compare(rows, rows[:7])
@@ -72,8 +72,13 @@ def test_pairs_of_other_prompts_are_refused(rows):
 @pytest.mark.parametrize("change", [dict(seed=-1), dict(prompt="another")])
 def test_a_pair_shares_its_prompt_and_its_noise(rows, change):
     assert compare(rows, [dict(row) for row in rows])["all"]["difference"] == 0
-    with pytest.raises(ValueError, match="two: got other prompts or seeds than one, from row 3 on"):
+    with pytest.raises(ValueError, match="two: got other prompts, seeds or attributes than one, from row 3 on"):
         compare(rows, rows[:3] + [rows[3] | change] + rows[4:])
+
+
+def test_a_pair_is_asked_for_the_same(rows):
+    with pytest.raises(ValueError, match="attributes than one, from row 2 on"):
+        compare(rows, rows[:2] + [{k: v for k, v in rows[2].items() if k != "colour"}] + rows[3:])
 
 
 def test_rows_are_those_of_an_evaluation_with_pictures(rows):

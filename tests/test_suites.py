@@ -133,12 +133,16 @@ def test_floors_have_no_clip_of_their_own_prompt(quick, monkeypatch):
 def test_the_nearest_training_clip_agrees_most_and_is_never_a_held_out_one():
     world, cases = World("full", seed=10), S.suite("heldout", 3)
     stream = world.sample(10, 60)
-    alike = lambda shot, case: sum(a == b for a, b in zip(astuple(shot.description), astuple(parse(case.prompt))))
+    def alike(shot, case):
+        same = [a == b for a, b in zip(astuple(shot.description), astuple(parse(case.prompt)))]
+        return sum(s for s, name in zip(same, S.ATTRIBUTES) if name in case.asked), sum(same)
     near = S.nearest_training(cases, 60, progress=False)
     for case, shot in zip(cases, near, strict=True):
         counts = [alike(other, case) for other in stream]
         assert shot == stream[counts.index(max(counts))] and not is_heldout(shot)
     own = S.Case("own", "own", caption(stream[33], "dense"), 0, ("actor",))
     assert S.nearest_training([own], 60, progress=False) == [stream[33]]
+    bound = S.Case("own", "own", cases[0].prompt, 0, ("action",))         # what is asked goes first, however much else agrees
+    assert S.nearest_training([bound], 60, progress=False)[0].description.action == parse(bound.prompt).action
     with pytest.raises(ValueError, match="n: got 0, allowed: a whole number from 1"):
         S.nearest_training(cases, 0)

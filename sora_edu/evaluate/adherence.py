@@ -250,9 +250,17 @@ def _judged(generate, cases, batch_size, progress, title):
     return out
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-040
+def _world(weights):
+    "The world that weights (a name, a folder or loaded models) were trained on."
+    from sora_edu.pipeline.generate import Models, read_config
+    return (weights.config if isinstance(weights, Models) else read_config(weights)).world
+
+
 def _generate(source, options):
     if callable(source) and options:
         raise TypeError(f"{', '.join(options)}: got options for weights and a function that generates, allowed: set them in the function")
+    if not callable(source) and (world := _world(source)) != "mini":
+        raise ValueError(f"source: got weights of the world {world!r}, allowed: of mini; evaluate.suites judges those of the full world")
     return source if callable(source) else generator(source, **options)
 
 # %% ../../nbs/18_evaluate.adherence.ipynb #cell-041

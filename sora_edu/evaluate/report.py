@@ -43,10 +43,10 @@ def mcnemar(one: list, two: list) -> dict:
 # %% ../../nbs/18c_evaluate.report.ipynb #cell-019
 def compare(one: list, two: list) -> dict:
     "Rows of two evaluations (chapter 18's `evaluate(..., rows=True)`) on the same prompts and seeds: all right, and each attribute -> `mcnemar`."
-    asked = [[(row["prompt"], row["seed"]) for row in rows] for rows in (one, two)]
+    asked = [[(row["prompt"], row["seed"], row.keys() & {*ATTRIBUTES}) for row in rows] for rows in (one, two)]
     if asked[0] != asked[1]:
         wrong = next((i for i, (a, b) in enumerate(zip(*asked)) if a != b), min(map(len, asked)))
-        raise ValueError(f"two: got other prompts or seeds than one, from row {wrong} on, allowed: the same in the same order")
+        raise ValueError(f"two: got other prompts, seeds or attributes than one, from row {wrong} on, allowed: the same in the same order")
     pairs = {name: [(a[name], b[name]) for a, b in zip(one, two) if name in a] for name in ("all", *ATTRIBUTES)}
     return {name: mcnemar(*map(list, zip(*some))) for name, some in pairs.items() if some}
 

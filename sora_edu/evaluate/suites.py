@@ -167,13 +167,14 @@ def ceilings(cases: list, vae=None, *, progress: bool = True) -> dict:
 
 # %% ../../nbs/19d_evaluate.suites.ipynb #cell-026b
 def nearest_training(cases: list, n: int = 64_000, seed: int = 10, *, progress: bool = True) -> list:
-    """For each case the shot that agrees with its prompt in most attributes, said or open, among the first `n` that training draws from the
-    stream `seed` (base's own: 64,000 of stream 10). ValueError if n is not above 0."""
+    """For each case the shot that agrees with its prompt in most of the attributes asked, then in most of all, said or open, among the first `n` that
+    training draws from the stream `seed` (base's own: 64,000 of stream 10). ValueError if n is not above 0."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}, allowed: a whole number from 1")
     world, words = World("full", seed=seed), lambda description: np.array(astuple(description), dtype=object)
     known = np.stack([words(world.scene(seed, k).description) for (k,) in _batches(range(n), 1, progress, "training clips")])
-    return [world.scene(seed, int((known == words(parse(case.prompt))).sum(1).argmax())) for case in cases]
+    weight = lambda case: np.array([1 + len(ATTRIBUTES) * (name in case.asked) for name in ATTRIBUTES])
+    return [world.scene(seed, int(((known == words(parse(case.prompt))) @ weight(case)).argmax())) for case in cases]
 
 
 def floors(cases: list, weights=None, *, n: int = 64_000, progress: bool = True, **options) -> dict:

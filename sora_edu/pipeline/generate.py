@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MAX_STEPS', 'MAX_GUIDANCE', 'MAX_SEED', 'MAX_CHARACTERS', 'MAX_THREADS', 'WeightsConfig', 'Models',
-           'resolve_weights', 'read_config', 'default_dtype', 'load_models', 'save_models', 'known_words', 'package',
-           'mark', 'Request', 'check', 'first_noise', 'Hooks', 'network', 'steps', 'decode', 'Generation', 'generate',
-           'generate_unmarked', 'slug', 'Written', 'read_record', 'Replay', 'replay', 'generate_to_folder']
+           'resolve_weights', 'packaged_names', 'read_config', 'default_dtype', 'load_models', 'save_models',
+           'known_words', 'package', 'mark', 'Request', 'check', 'first_noise', 'Hooks', 'network', 'steps', 'decode',
+           'Generation', 'generate', 'generate_unmarked', 'slug', 'Written', 'read_record', 'Replay', 'replay',
+           'generate_to_folder']
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-003
 import hashlib, json, math, numbers, os, platform, re, shutil, signal, tempfile, threading, time
@@ -143,17 +144,22 @@ class Models:
 def resolve_weights(weights: str | os.PathLike = "mini") -> Path:
     "The folder of `weights`: the name of weights inside the package first, then a path."
     if not isinstance(weights, (str, os.PathLike)) or not str(weights).strip():
-        _refuse("weights", weights, f"a name ({_packaged_names()}) or a folder")
-    if str(weights) in _packaged_names().split(", "):
+        _refuse("weights", weights, f"a name ({_packaged()}) or a folder")
+    if str(weights) in packaged_names():
         return _WEIGHTS / str(weights)
     if os.path.isdir(weights):                               # False, not an error, for a name that no file can have
         return Path(weights)
     refuse_pickles(Path(weights))
-    _refuse("weights", str(weights), f"a name ({_packaged_names()}) or a folder that exists")
+    _refuse("weights", str(weights), f"a name ({_packaged()}) or a folder that exists")
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-017
-def _packaged_names():
-    return ", ".join(sorted(p.parent.name for p in _WEIGHTS.glob("*/model.json"))) or "none is packaged"
+def packaged_names() -> list:
+    "Of the weights inside the package."
+    return sorted(path.parent.name for path in _WEIGHTS.glob("*/model.json"))
+
+
+def _packaged():
+    return ", ".join(packaged_names()) or "none is packaged"
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-020
 def _read_file(folder, name):
@@ -336,19 +342,21 @@ def known_words(world: str) -> tuple:
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-042
-def _shapes(train) -> dict:
-    "What a `TrainConfig` trained on: frames, heights, widths, and which go together."
-    if train.buckets is None:
+def _shapes(train, buckets=None) -> dict:
+    "What a `TrainConfig` trained on, in its own buckets or others: frames, heights, widths, and which go together."
+    buckets = buckets or train.buckets
+    if buckets is None:
         return dict(num_frames=tuple(range(1, train.num_frames + 1, 4)), height=(train.size,), width=(train.size,))
-    sizes = train.buckets.sizes
+    sizes = buckets.sizes
     height, width = (tuple(sorted({size[k] for size in sizes})) for k in (0, 1))
-    return dict(num_frames=(1, *sorted(train.buckets.frames)), height=height, width=width, sizes=sizes)
+    return dict(num_frames=(1, *sorted(buckets.frames)), height=height, width=width, sizes=sizes)
 
 
-def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, *, words: tuple = (), **info) -> str:
-    """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads; `words`: known beside the world's.
+def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, *, words: tuple = (), buckets=None, **info) -> str:
+    """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads; `words`: known beside the world's;
+    `buckets`: the shapes of the videos they were tuned on.
     Returns its hash; `info` as in `save_models`. ValueError if a network has parts that `load_models` would not make."""
-    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world, **_shapes(train),
+    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world, **_shapes(train, buckets),
                            sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
     for net, kind in ((vae, VAE), (text_encoder, TextEncoder), (dit, DiT)):
         with torch.device("meta"):

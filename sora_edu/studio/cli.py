@@ -265,9 +265,9 @@ def _interrupt_once(signum, frame):
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="nano, mini, base or oracle.")],
-    leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0")] = None,
-    from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder")] = None,
-    data: Annotated[Optional[Path], typer.Option(help="Videos to learn from: a folder with captions, or WebDataset shards.", show_default="the rendered world")] = None,
+    leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0; with --data the leg `tune`")] = None,
+    from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder; with --data the packaged ones")] = None,
+    data: Annotated[Optional[Path], typer.Option(help="Videos to learn from: a folder with captions, WebDataset shards, or a Hugging Face dataset.", show_default="the rendered world")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill within this leg.")] = False,
     all_legs: Annotated[bool, typer.Option("--all-legs", help="All legs of the config, one after the other.")] = False,
     out: Out = None,
@@ -276,7 +276,7 @@ def train(
 ):
     "Train weights: render the data, encode it, learn."
     import torch
-    from sora_edu.pipeline.generate import resolve_weights
+    from sora_edu.pipeline.generate import packaged_names, resolve_weights
     from sora_edu.training.configs import CONFIGS, get_config
     if config not in (*CONFIGS, "oracle"):
         raise ValueError(f"CONFIG: got {config!r}, allowed: {', '.join(CONFIGS)}, oracle")
@@ -289,9 +289,11 @@ def train(
         from_weights = resolve_weights(from_weights)                # a packaged name
     if all_legs and leg is not None:
         raise ValueError("--leg, --all-legs: got both, allowed: one of the two")
-    legs = range(len(get_config(config).legs)) if all_legs else [leg or 0]
+    begun = resume and (out / "legtune.pt").exists()
+    tuned = data is not None and leg is None and not all_legs and bool(from_weights or begun or config in packaged_names())
+    legs = range(len(get_config(config).legs)) if all_legs else ["tune" if tuned else leg or 0]
     if not from_weights and not (resume and (out / f"leg{legs[0]}.pt").exists()):
-        from_weights = _leg_before(get_config(config), legs[0], out)
+        from_weights = resolve_weights(config) if tuned else _leg_before(get_config(config), legs[0], out)
     told = _train_legs(config, legs, out, from_weights, resume, device, **_given(data=data))
     _tell(as_json, {"config": config, "legs": list(legs), **told})
 
@@ -320,7 +322,7 @@ def _train_legs(config, legs, out, start, resume, device, **given):
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
-    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words,
+    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words, buckets=loop.shapes_of(cfg) if given else None,
                      config=config, legs=told, seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 
@@ -329,8 +331,8 @@ def _told(cfg, legs, out, start, given):
     "What `model.json` tells of each leg: those of the weights that these go on from, or those before in the same folder, and these."
     from sora_edu.pipeline.generate import _read_manifest
     packaged, videos = start and (Path(start) / "model.json").exists(), {"data": "videos"} if given else {}
-    tell = lambda some: [{"leg": k, **asdict(leg), **videos} for k, leg in enumerate(cfg.legs) if k in some]
-    before = [k for k in range(legs[0]) if (out / f"leg{k}.safetensors").exists()]
+    tell = lambda some: [{"leg": k, **asdict(cfg.leg(k)), **videos} for k in some]
+    before = [k for k in range(legs[0] if isinstance(legs[0], int) else 0) if (out / f"leg{k}.safetensors").exists()]
     return (_read_manifest(Path(start))[0]["info"].get("legs", []) if packaged else tell(before)) + tell(legs)
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIDEOS', 'SPOILERS', 'WORDINGS', 'Clip', 'Fault', 'BadClip', 'read_text', 'caption_in', 'find_clips', 'frames_of',
            'write_file', 'shown_size', 'fit', 'Buckets', 'buckets_for', 'windows', 'decode', 'turned', 'spoil',
-           'loader', 'vae_hash', 'words_that_fit', 'Bucket', 'ClipCache', 'encode', 'build_clip_cache', 'clip_batch_at',
-           'Drawn', 'build_world_cache', 'first_windows', 'adapt']
+           'loader', 'vae_hash', 'first_captions', 'words_that_fit', 'Bucket', 'memory', 'ClipCache', 'encode',
+           'build_clip_cache', 'clip_batch_at', 'Drawn', 'build_world_cache', 'some_windows', 'adapt']
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-003
 import copy
@@ -14,6 +14,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import struct
@@ -155,19 +156,25 @@ def _table(folder: Path) -> dict:
     return found
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-026
+def _named(file) -> tuple:
+    "A file's name, and its ending in small letters."
+    stem, dot, ending = file.rpartition(".")
+    return (stem, dot + ending.lower()) if stem else (file, "")
+
+
 def _in_folder(root: Path):
     "A Clip or a Fault for every video under `root`, in order of name."
     top, closed = _table(root), []
     for folder, below, files in os.walk(root, onerror=closed.append):
         below.sort()
-        table, there = _table(Path(folder)), set(files)
+        table, there = _table(Path(folder)), {_named(file): file for file in files}
         for file in sorted(files):
             path, name = Path(folder, file), Path(folder, file).relative_to(root).as_posix()
             if file.startswith(".") or path.suffix.lower() not in VIDEOS:
                 continue
             try:
-                beside = next((e for e in (".txt", ".json") if path.stem + e in there), None)
-                caption = caption_in(beside, path.with_suffix(beside).read_bytes()) if beside else table.get(file) or top.get(name)
+                beside = next((e for e in (".txt", ".json") if (path.stem, e) in there), None)
+                caption = caption_in(beside, path.with_name(there[path.stem, beside]).read_bytes()) if beside else table.get(file) or top.get(name)
                 if isinstance(caption, BadClip):
                     raise caption
                 about = path.stat()
@@ -186,27 +193,30 @@ def _in_tar(shard: Path):
     try:
         with tarfile.open(shard, "r:") as tar:
             for m in filter(tarfile.TarInfo.isfile, tar):
-                stem, dot, ending = m.name.rpartition("/")[2].partition(".")
-                key = (m.name[:len(m.name) - len(ending) - len(dot)], "." + ending.lower())
-                members[key] = (m.offset_data, m.size, tar.extractfile(m).read() if ending in ("txt", "json") else None)
+                stem, ending = _named(m.name)
+                if stem.rpartition("/")[2].startswith("."):
+                    continue
+                members[stem, ending] = (m.offset_data, m.size, tar.extractfile(m).read() if ending in (".txt", ".json") else None)
     except (tarfile.TarError, OSError) as error:
         yield Fault(shard.name, f"shard: damaged after {len(members)} files ({error})")
     for (stem, ending), (offset, size, _) in members.items():
         if ending in VIDEOS:
-            name, beside = f"{shard.name}/{stem}{ending}", next((e for e in (".txt", ".json") if (stem, e) in members), None)
+            name, (folder, slash, file) = f"{shard.name}/{stem}{ending}", stem.rpartition("/")
+            key = folder + slash + file.partition(".")[0]                  # WebDataset's ends at the first dot
+            beside = next(((s, e) for s in (stem, key) for e in (".txt", ".json") if (s, e) in members), None)
             try:
                 about = shard.stat()
                 if offset + size > about.st_size:
                     raise BadClip("shard: damaged, it ends in the middle of this file")
-                caption = beside and caption_in(beside, members[stem, beside][2])
+                caption = beside and caption_in(beside[1], members[beside][2])
                 yield Clip(name, caption, str(shard), size, offset, time=about.st_mtime_ns) if beside else Fault(name, "caption: missing")
             except BadClip as error:
                 yield Fault(name, str(error))
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-030
 def _parquets(path) -> list:
-    "`path`, if it is a Parquet file, or those in it; metadata.parquet is a table beside videos."
-    found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.parquet"))
+    "`path`, if it is a Parquet file, or those in it or in its data folder, as on the hub; metadata.parquet is a table beside videos."
+    found = [Path(path)] if Path(path).is_file() else sorted([*Path(path).glob("*.parquet"), *Path(path).glob("data/**/*.parquet")])
     return [str(p) for p in found if p.suffix == ".parquet" and p.name != "metadata.parquet"]
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-030a
@@ -218,7 +228,10 @@ def _hf_splits(folder: str) -> dict:
     except ImportError:
         raise ValueError(f"data: {folder} is read by the package datasets, which is not installed, allowed: pip install datasets, or a folder of videos") from None
     files, splits = _parquets(folder), {}
-    found = datasets.load_dataset("parquet", data_files=files, split="train") if files else datasets.load_from_disk(folder)
+    try:
+        found = datasets.load_dataset("parquet", data_files=files, split="train") if files else datasets.load_from_disk(folder)
+    except Exception as error:                  # whatever the package raises for a damaged file
+        raise ValueError(f"data: {folder} can't be read ({error}), allowed: what `save_to_disk` wrote, or whole Parquet files") from None
     for split, rows in (found.items() if isinstance(found, dict) else [("all", found)]):
         video = next((k for k, kind in rows.features.items() if type(kind).__name__ == "Video" or isinstance(kind, dict) and {*kind} == {"bytes", "path"}), None)
         caption = next((k for k in ("caption", "text", "prompt") if k in rows.features), None)
@@ -496,6 +509,11 @@ def vae_hash(vae) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-070
+def first_captions(clips, max_length: int, n: int = 4) -> tuple:
+    "The captions of the first `n` clips, as far as they fit: what a training run shows of its progress."
+    return tuple(words_that_fit(clip.caption, load_tokenizer(), max_length) for clip in clips[:n])
+
+
 def words_that_fit(caption: str, tokenizer, max_length: int) -> str:
     "The longest beginning of `caption`, in whole words, that fits into `max_length` tokens, <bos> included."
     words = caption.split()[:max_length]
@@ -517,6 +535,14 @@ class Bucket:
         self.image_tokens = self.tokens if image_tokens is None else image_tokens.long()
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-075
+def memory() -> float:
+    "Bytes of memory that this machine has; infinitely many where it doesn't say."
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):              # Windows
+        return math.inf
+
+
 class ClipCache:
     """Latents of clips on disk: `shard-000000.safetensors` and so on, each with the windows of some files, their captions' tokens and, in
     its header, which files these are and what is wrong with them. `key` says what the latents depend on; with `wanted`, a set of
@@ -568,7 +594,10 @@ class ClipCache:
 
     def load(self, clips=None):
         "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`."
-        parts = {}
+        parts, need, there = {}, sum(shard.stat().st_size for shard in self.shards()), memory()
+        if need > there:
+            raise ValueError(f"cache: {self.folder} holds {need / 2**30:.1f} GiB of latents, allowed: what this machine's memory holds, {there / 2**30:.1f} GiB; "
+                             "take fewer videos, the shards stay")
         for shard in self.shards():
             fresh = torch.tensor([(name, stamp) in self.done for name, stamp in _header(shard)["files"]])
             for shape, tensors in _shapes(shard).items():
@@ -724,10 +753,11 @@ def build_world_cache(world, vae, folder, buckets, clips, *, max_length=96, devi
     return cache.load(clips)
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-091
-def first_windows(path, buckets: Buckets, most: int = 500, progress=True) -> list:
-    "Up to `most` windows uint8 [T, H, W, 3] of the clips in `path`, at most ten of a clip. ValueError if there are none."
+def some_windows(path, buckets: Buckets, most: int = 500, progress=True) -> list:
+    "Up to `most` windows uint8 [T, H, W, 3] of clips in `path`, at most ten of a clip, in a shuffled order. ValueError if there are none."
     from tqdm.auto import tqdm
     clips, made, bad = find_clips(path)[0], [], ""
+    random.Random(0).shuffle(clips)             # a folder may be sorted by what its videos show
     for some, reason in tqdm(loader(clips, replace(buckets, most=10)), total=len(clips), desc="look", unit="file", disable=not progress):
         made, bad = made + some, bad or reason
         if len(made) >= most:

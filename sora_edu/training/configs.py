@@ -68,6 +68,7 @@ class TrainConfig:
     num_frames: int = 17
     buckets: Buckets | None = None  # of the full world: the shapes that its clips are drawn in
     clips: int = 50_000
+    tune: Leg = Leg(steps=600, image_share=0.2, warmup=20, decay=0.5, ema_half_life=40)     # on videos of one's own, from trained weights
     seed: int = 0
     eval_every: int = 500           # steps between two filmstrips of the prompts
     sampler: str = "euler"          # how the weights like to be sampled, measured on practice prompts:
@@ -83,6 +84,12 @@ class TrainConfig:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler: got {self.sampler!r}, allowed: {', '.join(SAMPLERS)}")
         check_interval(self.guidance_interval)
+
+    def leg(self, which) -> Leg:
+        "A leg of the chain by its number, or `tune`. ValueError for another name."
+        if which != "tune" and (isinstance(which, bool) or not isinstance(which, int) or not 0 <= which < len(self.legs)):
+            raise ValueError(f"leg: got {which!r}, allowed: 0 to {len(self.legs) - 1}, or 'tune'")
+        return self.tune if which == "tune" else self.legs[which]
 
 # %% ../../nbs/14_training.configs.ipynb #cell-014
 MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
@@ -109,13 +116,14 @@ BASE = TrainConfig("base", AutoencoderConfig(steps=2000, batch_size=16, size=128
     Leg(steps=3_800, tokens=73_728, image_share=0.5, clips=16_000),
     Leg(steps=9_600, tokens=73_728, image_share=0.15, clips=30_000),
     Leg(steps=9_800, tokens=73_728, image_share=0.1, clips=64_000, decay=0.4),
-), text=TextConfig(max_length=96), world="full", size=128, num_frames=33, clips=64_000, eval_every=2_500,
+), tune=replace(MINI.tune, tokens=73_728), text=TextConfig(max_length=96), world="full", size=128, num_frames=33, clips=64_000, eval_every=2_500,
     buckets=Buckets(sizes=((128, 128), (96, 128), (128, 96), (80, 144)), frames=(33, 17, 9)),
     prompts=("a small red star moves right over the ocean", "two small blue balls bounce in the snow", "a big yellow car rolls right in the city at night",
              "a small green fish chases a medium orange fish underwater"))
 BASE_NANO = replace(BASE, name="base-nano", autoencoder=AutoencoderConfig(
     steps=6, batch_size=2, num_frames=5, warmup=2, polish_steps=0, held_out=2, network=VAEConfig(width=16, deep_width=16, depth=1)),
     legs=(Leg(steps=6, tokens=96, image_share=0.4, warmup=2, ema_half_life=2, clips=8), Leg(steps=6, tokens=96, warmup=2, ema_half_life=2)),
+    tune=Leg(steps=6, tokens=96, warmup=2, ema_half_life=2),
     text=TextConfig(dim=32, num_layers=1, num_heads=2, max_length=96),
     dit=DiTConfig(num_attention_heads=1, attention_head_dim=32, num_layers=2, ffn_dim=64, text_dim=32, freq_dim=32),
     size=64, num_frames=9, buckets=Buckets(sizes=((64, 64), (48, 64)), frames=(9, 5)), clips=12, eval_every=100)

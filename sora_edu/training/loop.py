@@ -31,10 +31,10 @@ from ..model.dit import DiT
 from ..model.text import TextEncoder
 from ..model.vae import VAE, VAEConfig
 from .autoencoder import Muon, fast_bf16, load_checkpoint, polish, save_checkpoint, train_autoencoder, write_atomic
-from .clips import ClipCache, adapt, buckets_for, build_clip_cache, build_world_cache, clip_batch_at, find_clips, first_windows
+from .clips import ClipCache, adapt, buckets_for, build_clip_cache, build_world_cache, clip_batch_at, find_clips, first_captions, some_windows
 from .configs import Leg, TrainConfig, get_config
 from .data import LatentCache, batch_at
-from ..video import filmstrip, to_uint8, write_png
+from ..video import filmstrip, to_uint8, write_bytes, write_png
 from ..world.dataset import World
 
 # %% ../../nbs/15_training.loop.ipynb #cell-007
@@ -137,7 +137,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
         if data is not None:
             vae = adapted(vae, cfg, data, out, progress=progress)
     if data is not None:
-        return vae, build_clip_cache(data, vae, out / "clips", shapes_of(cfg), max_length=cfg.text.max_length, device=device, progress=progress).to(device)
+        return vae, build_clip_cache(data, vae, out / "clips", shapes_of(cfg), max_length=cfg.text.max_length, device=device, workers=max(2, workers), progress=progress).to(device)
     if cfg.buckets is not None:
         return vae, drawn(cfg, vae, out, clips, device=device, progress=progress, workers=workers).to(device)
     cache = LatentCache(out / "cache", cfg.clips, seed=cfg.seed + 10, size=cfg.size, num_frames=cfg.num_frames, max_length=cfg.text.max_length)
@@ -166,10 +166,14 @@ def drawn(cfg: TrainConfig, vae, out: Path, clips=None, **how) -> ClipCache:
 
 
 def adapted(vae, cfg: TrainConfig, data, out: Path, progress=True):
-    "The VAE after a quarter of its config's steps on windows of the videos in `data`; from `out`, if that was done before."
-    path, device = out / "vae-data.safetensors", next(vae.parameters()).device
+    "The VAE after a quarter of its config's steps on windows of the videos in `data`; from `out`, if that was done before. ValueError if to other videos."
+    path, note, device = out / "vae-data.safetensors", out / "vae-data.txt", next(vae.parameters()).device
+    said = f"{Path(data).resolve()}, {cfg.autoencoder.steps // 4} steps"
+    if note.exists() and note.read_text() != said:
+        raise ValueError(f"data: got {said}, but the VAE in {out} was adapted to {note.read_text()}, allowed: the same, or another out")
+    write_bytes(note, said.encode())
     if not path.exists():
-        made = first_windows(data, shapes_of(cfg), progress=progress)
+        made = some_windows(data, shapes_of(cfg), progress=progress)
         save_vae(adapt(vae, made, steps=max(1, cfg.autoencoder.steps // 4), seed=cfg.seed, out=out, progress=progress), path)
     return load_vae(path).to(device)
 
@@ -247,9 +251,9 @@ def _said(value):
     return named(value) if callable(value) else repr(value)
 
 
-def made_with(cfg: TrainConfig, leg: int, data, parts: Parts) -> dict:
+def made_with(cfg: TrainConfig, leg, data, parts: Parts) -> dict:
     "What a leg learns, and from what: name -> text. Whoever goes on from its checkpoint must go on with the same."
-    fields = {"leg": cfg.legs[leg], "dit": cfg.dit, "text": cfg.text}
+    fields = {"leg": cfg.leg(leg), "dit": cfg.dit, "text": cfg.text}
     told = {f"{name}.{k}": repr(v) for name, one in fields.items() for k, v in vars(one).items()}
     return told | {"seed": repr(cfg.seed), "data": "the world's" if data is None else "videos", "model": named(parts.model), "loss": named(parts.loss), "optimizer": named(parts.optimizer)}
 
@@ -349,18 +353,16 @@ def check_device(device):
 # %% ../../nbs/15_training.loop.ipynb #cell-035
 def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None, device="cpu", parts=Parts(), progress=True, on_step=None,
           save_every=250, workers=None):
-    """Train one leg of `config` (a name or a TrainConfig), on the world or on the videos in `data`; everything it makes goes to `out`.
+    """Train one leg of `config` (a name or a TrainConfig), by its number or the leg `tune`, on the world or on the videos in `data`; all it makes goes to `out`.
     `on_step(state, loss, vae)` is called after every step. `workers` processes draw the full world; None: one for each core but one where a GPU
     learns, else none. Returns (vae, EMA of text encoder and DiT)."""
     from tqdm.auto import tqdm
     cfg = get_config(config) if isinstance(config, str) else config
-    if isinstance(leg, bool) or not isinstance(leg, int) or not 0 <= leg < len(cfg.legs):
-        raise ValueError(f"leg: got {leg!r}, allowed: 0 to {len(cfg.legs) - 1}")
-    out, plan, checkpoint = Path(out or f"runs/{cfg.name}"), cfg.legs[leg], f"leg{leg}.pt"
+    out, plan, checkpoint, number = Path(out or f"runs/{cfg.name}"), cfg.leg(leg), f"leg{leg}.pt", len(cfg.legs) if leg == "tune" else leg
     check_device(device)
     if parts.world is not None and (cfg.buckets or data is not None):
         raise ValueError(f"world: got {parts.world!r} for {'videos of your own' if data is not None else 'clips of many shapes'}, allowed: None")
-    torch.manual_seed(cfg.seed + leg)
+    torch.manual_seed(cfg.seed + number)
     state = State(parts.model(cfg).to(device), plan.learning_rate, parts.optimizer)
     if from_weights is not None:
         begin_with(state, weights_before(from_weights, device))        # refused now, not after an hour of preparing
@@ -373,11 +375,11 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
     vae, cache = prepare(cfg, out, vae=parts.vae, world=parts.world, start=from_weights, clips=plan.clips, data=data, **how)
     batch_of = clip_batch_at if isinstance(cache, ClipCache) else batch_at
     if data is not None:
-        plan = dataclasses.replace(plan, oversample=())                # words of the world's captions
+        plan, cfg = dataclasses.replace(plan, oversample=()), dataclasses.replace(cfg, prompts=first_captions(found[0], cfg.text.max_length))
     log = Log(out / f"leg{leg}.jsonl", state.step)
     with closing(log), Interrupt() as interrupt, tqdm(total=plan.steps, initial=state.step, desc=f"{cfg.name} leg {leg}", disable=not progress) as bar:
         while state.step < plan.steps:
-            batch = batch_of(cache, plan, cfg.seed + 100 * (leg + 1), state.step)
+            batch = batch_of(cache, plan, cfg.seed + 100 * (number + 1), state.step)
             loss = train_step(state, batch, plan, parts.loss, device)
             bar.update()
             last = state.step == plan.steps
