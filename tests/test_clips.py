@@ -264,7 +264,7 @@ def test_endings_in_capitals_and_names_with_dots_are_read(tmp_path):
             about.size = len(content)
             tar.addfile(about, io.BytesIO(content))
     found, faults = find_clips(tmp_path / "shard.tar")
-    assert [c.caption for c in found] == ["0.mp4", "my.clip.mp4", "a.b/7.video.mp4"] and [f.name for f in faults] == ["shard.tar/alone.mov"]
+    assert [c.caption for c in found] == ["0.mp4", "my.clip.mp4", "a.b/7.video.mp4"] and [f.name for f in faults] == ["shard.tar/alone.MOV"]
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("0.mp4", "0.TXT", "my.clip.mp4", "my.clip.txt", "._0.mp4"):
@@ -555,7 +555,7 @@ def test_windows_are_drawn_from_all_of_a_folder(tmp_path):
 
 def test_more_latents_than_memory_are_refused_and_stay(data, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(C, "memory", lambda: 1000)
-    with pytest.raises(ValueError, match="cache: .* GiB of latents, allowed: what this machine's memory holds"):
+    with pytest.raises(ValueError, match="cache: .* GiB to learn from, allowed: half of this machine's memory"):
         build(data, tmp_path)
     assert [p.name for p in sorted(tmp_path.glob("shard-*"))] == [p.name for p in cache.shards()]
 
@@ -570,7 +570,7 @@ def test_a_run_keeps_to_the_videos_its_autoencoder_was_adapted_to(data, tmp_path
 
 
 def test_the_command_tunes_weights_on_videos(data, tmp_path, monkeypatch, capsys):
-    "From weights, in a leg of its own; words and shapes of the videos go into the new weights, and a killed run goes on."
+    "From weights, in a leg of its own, and again after a kill; words and shapes of the videos go into the new weights, and none are written over."
     from sora_edu.pipeline.generate import generate_unmarked, package, read_config
     from sora_edu.studio import cli
     from sora_edu.training import configs, loop
@@ -579,14 +579,39 @@ def test_the_command_tunes_weights_on_videos(data, tmp_path, monkeypatch, capsys
     for module in (configs, loop):
         monkeypatch.setattr(module, "get_config", lambda name: tiny)
     begun = loop.Trainee(tiny)
-    package(tmp_path / "before", small_vae(), begun.text_encoder, begun.dit, tiny)
-    command = ["train", "nano", "--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu", "--json"]
-    assert cli.run([*command, "--from", str(tmp_path / "before")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    config, made = read_config(tmp_path / "run/weights"), json.loads((tmp_path / "run/weights/model.json").read_text())["info"]["legs"]
-    assert told["legs"] == ["tune"] and [(leg["leg"], leg["steps"], leg["data"]) for leg in made] == [("tune", 3, "videos")]
-    assert set(config.sizes) == {(32, 32), (32, 48), (48, 32)} and (tmp_path / "run/legtune-step00003.png").exists()
-    clip = generate_unmarked("a blue box, wide", weights=tmp_path / "run/weights", height=32, width=48, num_inference_steps=2)
+    package(tmp_path / "before", small_vae(), begun.text_encoder, begun.dit, tiny, legs=[{"leg": 0, "steps": 9}])
+    command = ["train", "nano", "--data", str(data), "--from", str(tmp_path / "before"), "--device", "cpu", "--json"]
+    monkeypatch.chdir(tmp_path)
+    step = loop.train_step
+
+    def killed(state, *args):
+        if state.step == 2:
+            raise KeyboardInterrupt
+        return step(state, *args)
+    monkeypatch.setattr(loop, "train_step", killed)
+    monkeypatch.setattr(loop.train, "__kwdefaults__", loop.train.__kwdefaults__ | {"save_every": 1})
+    assert cli.run(command) != 0 and not Path("runs/nano-tune/legtune.safetensors").exists()
+    monkeypatch.setattr(loop, "train_step", step)
+    assert cli.run(command) == 2 and "legtune.pt" in capsys.readouterr().err
+    assert cli.run([*command, "--resume"]) == 0
+    told, out = json.loads(capsys.readouterr().out), Path("runs/nano-tune")
+    config, made = read_config(out / "weights"), json.loads((out / "weights/model.json").read_text())["info"]["legs"]
+    assert told["legs"] == ["tune"] and [(leg["leg"], leg["steps"], leg.get("data")) for leg in made] == [(0, 9, None), ("tune", 3, "videos")]
+    assert [json.loads(row)["step"] for row in (out / "legtune.jsonl").read_text().splitlines()] == [3] and (out / "legtune-step00003.png").exists()
+    assert config.sizes == ((32, 32), (32, 48)) and config.num_frames == (1, 5)           # no video is tall
+    clip = generate_unmarked("a blue box, wide", weights=out / "weights", height=32, width=48, num_inference_steps=2)
     assert clip.shape == (1, 5, 32, 48, 3)
-    (tmp_path / "run/legtune.safetensors").unlink()
-    assert cli.run([*command, "--resume"]) == 0 and (tmp_path / "run/legtune.safetensors").exists()
+    for name in ("legtune.pt", "legtune.safetensors"):
+        (out / name).unlink()
+    assert cli.run(command) == 2 and "out: got runs/nano-tune, which has weights" in capsys.readouterr().err
+
+
+def test_packaged_weights_are_what_videos_tune(monkeypatch, capsys):
+    "Where a config has some and nobody names others or a leg; else the chain begins as ever."
+    from sora_edu.pipeline.generate import resolve_weights
+    from sora_edu.studio import cli
+    told = []
+    monkeypatch.setattr(cli, "_train_legs", lambda config, legs, out, start, resume, device, **given: told.append((list(legs), str(out), start and str(start))) or {})
+    for words in (["mini"], ["nano"], ["mini", "--leg", "0"]):
+        assert cli.run(["train", *words, "--data", "x", "--device", "cpu"]) == 0
+    assert told == [(["tune"], "runs/mini-tune", str(resolve_weights("mini"))), ([0], "runs/nano", None), ([0], "runs/mini", None)]

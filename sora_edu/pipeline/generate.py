@@ -342,21 +342,19 @@ def known_words(world: str) -> tuple:
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 # %% ../../nbs/16_pipeline.generate.ipynb #cell-042
-def _shapes(train, buckets=None) -> dict:
-    "What a `TrainConfig` trained on, in its own buckets or others: frames, heights, widths, and which go together."
-    buckets = buckets or train.buckets
-    if buckets is None:
-        return dict(num_frames=tuple(range(1, train.num_frames + 1, 4)), height=(train.size,), width=(train.size,))
-    sizes = buckets.sizes
-    height, width = (tuple(sorted({size[k] for size in sizes})) for k in (0, 1))
-    return dict(num_frames=(1, *sorted(buckets.frames)), height=height, width=width, sizes=sizes)
+def _shapes(train, more=()) -> dict:
+    "What a `TrainConfig` trained on, and `more` shapes (T, H, W): frames, heights, widths, and, of several sizes, which go together."
+    own = train.buckets.shapes if train.buckets else [(n, train.size, train.size) for n in range(1, train.num_frames + 1, 4)]
+    frames, heights, widths = (tuple(sorted(set(some))) for some in zip((1, *own[0][1:]), *own, *more))
+    sizes = tuple(dict.fromkeys(shape[1:] for shape in (*own, *more)))
+    return dict(num_frames=frames, height=heights, width=widths, sizes=sizes if len(sizes) > 1 else ())
 
 
-def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, *, words: tuple = (), buckets=None, **info) -> str:
+def package(folder, vae: VAE, text_encoder: TextEncoder, dit: DiT, train, *, words: tuple = (), shapes=(), **info) -> str:
     """Networks as training leaves them, and their `TrainConfig` -> a weights folder that `load_models` reads; `words`: known beside the world's;
-    `buckets`: the shapes of the videos they were tuned on.
+    `shapes`: (T, H, W) of the videos they were tuned on.
     Returns its hash; `info` as in `save_models`. ValueError if a network has parts that `load_models` would not make."""
-    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world, **_shapes(train, buckets),
+    config = WeightsConfig(vae.config, text_encoder.config, dit.config, name=train.name, world=train.world, **_shapes(train, shapes),
                            sampler=train.sampler, guidance_interval=tuple(train.guidance_interval))
     for net, kind in ((vae, VAE), (text_encoder, TextEncoder), (dit, DiT)):
         with torch.device("meta"):

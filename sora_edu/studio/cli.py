@@ -265,8 +265,8 @@ def _interrupt_once(signum, frame):
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="nano, mini, base or oracle.")],
-    leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0; with --data the leg `tune`")] = None,
-    from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder; with --data the packaged ones")] = None,
+    leg: Annotated[Optional[int], typer.Option(parser=_whole, metavar="K", help="Which leg of the chain, from 0.", show_default="0; with --data and weights to start from, `tune`")] = None,
+    from_weights: Annotated[Optional[str], typer.Option("--from", help="Weights that this leg starts from.", show_default="of the leg before, in the same folder; with --data the packaged ones, if any")] = None,
     data: Annotated[Optional[Path], typer.Option(help="Videos to learn from: a folder with captions, WebDataset shards, or a Hugging Face dataset.", show_default="the rendered world")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill within this leg.")] = False,
     all_legs: Annotated[bool, typer.Option("--all-legs", help="All legs of the config, one after the other.")] = False,
@@ -284,16 +284,17 @@ def train(
     if config == "oracle":
         given = _given(**{"--all-legs": all_legs, "--data": data})
         return _train_oracle(given, leg or 0, from_weights, out, resume, device, as_json)
-    out = Path(out or f"runs/{get_config(config).name}")
-    if from_weights and not Path(from_weights).exists():
-        from_weights = resolve_weights(from_weights)                # a packaged name
     if all_legs and leg is not None:
         raise ValueError("--leg, --all-legs: got both, allowed: one of the two")
-    begun = resume and (out / "legtune.pt").exists()
-    tuned = data is not None and leg is None and not all_legs and bool(from_weights or begun or config in packaged_names())
+    tuned = data is not None and leg is None and not all_legs and bool(from_weights or config in packaged_names())
     legs = range(len(get_config(config).legs)) if all_legs else ["tune" if tuned else leg or 0]
+    out = Path(out or f"runs/{get_config(config).name}{'-tune' if tuned else ''}")
+    if tuned:
+        from_weights = from_weights or config
+    if from_weights and not Path(from_weights).exists():
+        from_weights = resolve_weights(from_weights)                # a packaged name
     if not from_weights and not (resume and (out / f"leg{legs[0]}.pt").exists()):
-        from_weights = resolve_weights(config) if tuned else _leg_before(get_config(config), legs[0], out)
+        from_weights = _leg_before(get_config(config), legs[0], out)
     told = _train_legs(config, legs, out, from_weights, resume, device, **_given(data=data))
     _tell(as_json, {"config": config, "legs": list(legs), **told})
 
@@ -312,17 +313,19 @@ def _train_legs(config, legs, out, start, resume, device, **given):
     "Train `legs` one after the other, each from where the one before ended -> the last leg's file, the weights folder, its hash."
     from sora_edu.pipeline.generate import package
     from sora_edu.training import loop
+    from sora_edu.training.clips import shapes_in
     cfg = loop.get_config(config)
     told, words = _told(cfg, legs, out, start, given), _new_words(cfg.world, **given)
     for leg in legs:
         made = out / f"leg{leg}.safetensors"
         unfinished = [] if (out / "vae.safetensors").exists() else [out / "vae_checkpoint.pt"]
-        there = [path for path in (made, out / f"leg{leg}.pt", *unfinished) if path.exists()]
+        others = [out / "weights"] if leg == "tune" else []            # perhaps those it begins with
+        there = [path for path in (made, out / f"leg{leg}.pt", *others, *unfinished) if path.exists()]
         if there and not resume:
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
-    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words, buckets=loop.shapes_of(cfg) if given else None,
+    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words, shapes=shapes_in(out / "clips") if given else (),
                      config=config, legs=told, seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIDEOS', 'SPOILERS', 'WORDINGS', 'Clip', 'Fault', 'BadClip', 'read_text', 'caption_in', 'find_clips', 'frames_of',
            'write_file', 'shown_size', 'fit', 'Buckets', 'buckets_for', 'windows', 'decode', 'turned', 'spoil',
-           'loader', 'vae_hash', 'first_captions', 'words_that_fit', 'Bucket', 'memory', 'ClipCache', 'encode',
-           'build_clip_cache', 'clip_batch_at', 'Drawn', 'build_world_cache', 'some_windows', 'adapt']
+           'loader', 'vae_hash', 'some_captions', 'words_that_fit', 'Bucket', 'memory', 'ClipCache', 'shapes_in',
+           'encode', 'build_clip_cache', 'clip_batch_at', 'Drawn', 'build_world_cache', 'some_windows', 'adapt']
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-003
 import copy
@@ -167,7 +167,7 @@ def _in_folder(root: Path):
     top, closed = _table(root), []
     for folder, below, files in os.walk(root, onerror=closed.append):
         below.sort()
-        table, there = _table(Path(folder)), {_named(file): file for file in files}
+        table, there = _table(Path(folder)), {_named(file): file for file in sorted(files)}
         for file in sorted(files):
             path, name = Path(folder, file), Path(folder, file).relative_to(root).as_posix()
             if file.startswith(".") or path.suffix.lower() not in VIDEOS:
@@ -194,29 +194,29 @@ def _in_tar(shard: Path):
         with tarfile.open(shard, "r:") as tar:
             for m in filter(tarfile.TarInfo.isfile, tar):
                 stem, ending = _named(m.name)
-                if stem.rpartition("/")[2].startswith("."):
+                if m.name.rpartition("/")[2].startswith("."):
                     continue
-                members[stem, ending] = (m.offset_data, m.size, tar.extractfile(m).read() if ending in (".txt", ".json") else None)
+                members[stem, ending] = (m.name, m.offset_data, m.size, tar.extractfile(m).read() if ending in (".txt", ".json") else None)
     except (tarfile.TarError, OSError) as error:
         yield Fault(shard.name, f"shard: damaged after {len(members)} files ({error})")
-    for (stem, ending), (offset, size, _) in members.items():
+    for (stem, ending), (name, offset, size, _) in members.items():
         if ending in VIDEOS:
-            name, (folder, slash, file) = f"{shard.name}/{stem}{ending}", stem.rpartition("/")
+            name, (folder, slash, file) = f"{shard.name}/{name}", stem.rpartition("/")
             key = folder + slash + file.partition(".")[0]                  # WebDataset's ends at the first dot
             beside = next(((s, e) for s in (stem, key) for e in (".txt", ".json") if (s, e) in members), None)
             try:
                 about = shard.stat()
                 if offset + size > about.st_size:
                     raise BadClip("shard: damaged, it ends in the middle of this file")
-                caption = beside and caption_in(beside[1], members[beside][2])
+                caption = beside and caption_in(beside[1], members[beside][3])
                 yield Clip(name, caption, str(shard), size, offset, time=about.st_mtime_ns) if beside else Fault(name, "caption: missing")
             except BadClip as error:
                 yield Fault(name, str(error))
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-030
 def _parquets(path) -> list:
-    "`path`, if it is a Parquet file, or those in it or in its data folder, as on the hub; metadata.parquet is a table beside videos."
-    found = [Path(path)] if Path(path).is_file() else sorted([*Path(path).glob("*.parquet"), *Path(path).glob("data/**/*.parquet")])
+    "`path`, if it is a Parquet file, or those in it; metadata.parquet is a table beside videos."
+    found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.parquet"))
     return [str(p) for p in found if p.suffix == ".parquet" and p.name != "metadata.parquet"]
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-030a
@@ -230,6 +230,8 @@ def _hf_splits(folder: str) -> dict:
     files, splits = _parquets(folder), {}
     try:
         found = datasets.load_dataset("parquet", data_files=files, split="train") if files else datasets.load_from_disk(folder)
+    except OSError:
+        raise
     except Exception as error:                  # whatever the package raises for a damaged file
         raise ValueError(f"data: {folder} can't be read ({error}), allowed: what `save_to_disk` wrote, or whole Parquet files") from None
     for split, rows in (found.items() if isinstance(found, dict) else [("all", found)]):
@@ -263,16 +265,18 @@ def find_clips(path) -> tuple:
     """Look for videos with captions -> (list of Clip, list of Fault), in an order that never changes.
 
     `path`: a folder of videos (caption in NAME.txt, NAME.json, captions.csv or metadata.jsonl), a folder of WebDataset shards
-    or one shard, a folder saved by Hugging Face `datasets`, or Parquet files as on its hub. ValueError if there is no video at all."""
+    or one shard, a folder saved by Hugging Face `datasets`, or, where no video has a caption, Parquet files as on its hub. ValueError if there is no video."""
     path = Path(path)
     if not path.exists():
         raise ValueError(f"data: got {path}, which does not exist, allowed: a folder of videos, or a tar shard")
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists() or _parquets(path):
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists() or path.suffix == ".parquet":
         found = list(_in_hf(path))
     elif path.is_dir():
         found = [item for shard in sorted(path.glob("*.tar")) for item in _in_tar(shard)] + list(_in_folder(path))
     else:
         found = list(_in_tar(path))
+    if not any(isinstance(c, Clip) for c in found) and path.is_dir() and _parquets(path):
+        found = list(_in_hf(path))
     if not found:
         raise ValueError(f"data: got {path}, which holds no video, allowed: {' '.join(VIDEOS)}, or tar shards with these")
     return [c for c in found if isinstance(c, Clip)], [f for f in found if isinstance(f, Fault)]
@@ -509,9 +513,9 @@ def vae_hash(vae) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/13c_training.clips.ipynb #cell-070
-def first_captions(clips, max_length: int, n: int = 4) -> tuple:
-    "The captions of the first `n` clips, as far as they fit: what a training run shows of its progress."
-    return tuple(words_that_fit(clip.caption, load_tokenizer(), max_length) for clip in clips[:n])
+def some_captions(clips, max_length: int, n: int = 4) -> tuple:
+    "The captions of `n` clips from all over the list, as far as they fit: what a training run shows of its progress."
+    return tuple(words_that_fit(clip.caption, load_tokenizer(), max_length) for clip in clips[::max(1, len(clips) // n)][:n])
 
 
 def words_that_fit(caption: str, tokenizer, max_length: int) -> str:
@@ -538,7 +542,7 @@ class Bucket:
 def memory() -> float:
     "Bytes of memory that this machine has; infinitely many where it doesn't say."
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):              # Windows
         return math.inf
 
@@ -593,11 +597,12 @@ class ClipCache:
         write_bytes(self.folder / "faults.jsonl", "".join(lines).encode(errors="backslashreplace"))
 
     def load(self, clips=None):
-        "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`."
-        parts, need, there = {}, sum(shard.stat().st_size for shard in self.shards()), memory()
-        if need > there:
-            raise ValueError(f"cache: {self.folder} holds {need / 2**30:.1f} GiB of latents, allowed: what this machine's memory holds, {there / 2**30:.1f} GiB; "
-                             "take fewer videos, the shards stay")
+        "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`. ValueError: too many."
+        parts, share = {}, 1 if clips is None else min(1, clips / max(1, len(self.done)))
+        need, half = share * sum(shard.stat().st_size for shard in self.shards()), memory() / 2
+        if need > half:
+            raise ValueError(f"cache: {self.folder} holds {need / 2**30:.1f} GiB to learn from, allowed: half of this machine's memory, {half / 2**30:.1f} GiB; "
+                             "take fewer clips, the shards stay")
         for shard in self.shards():
             fresh = torch.tensor([(name, stamp) in self.done for name, stamp in _header(shard)["files"]])
             for shape, tensors in _shapes(shard).items():
@@ -627,6 +632,11 @@ def _shapes(shard) -> dict:
             if dot:
                 found.setdefault(shape, {})[name] = file.get_tensor(f"{shape}.{name}")
     return found
+
+
+def shapes_in(folder) -> list:
+    "The shapes (T, H, W) of the windows in a cache of clips."
+    return sorted({tuple(map(int, shape.split("x"))) for shard in ClipCache(folder, {}).shards() for shape in _shapes(shard)})
 
 
 def _header(shard) -> dict:

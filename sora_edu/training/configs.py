@@ -111,6 +111,7 @@ MINI = TrainConfig("mini", AutoencoderConfig(), legs=(
 NANO = TrainConfig("nano", AutoencoderConfig(steps=150, batch_size=4, size=32, num_frames=5, warmup=20, polish_steps=0, network=VAEConfig(width=32, deep_width=64, depth=1)),
                    legs=(Leg(steps=300, batch_size=16, image_batch=32, image_share=0.5, mid_clip_share=0.0, warmup=20, ema_half_life=40),),
                    text=TextConfig(dim=64, num_layers=1, num_heads=2), dit=DiTConfig(num_attention_heads=2, attention_head_dim=32, num_layers=3, ffn_dim=256, text_dim=64),
+                   tune=Leg(steps=150, batch_size=16, image_batch=32, image_share=0.2, warmup=20, decay=0.5, ema_half_life=40),
                    size=32, num_frames=5, clips=1000, eval_every=100)
 BASE = TrainConfig("base", AutoencoderConfig(steps=2000, batch_size=16, size=128, polish_steps=0, held_out=8), legs=(
     Leg(steps=3_800, tokens=73_728, image_share=0.5, clips=16_000),

@@ -31,7 +31,7 @@ from ..model.dit import DiT
 from ..model.text import TextEncoder
 from ..model.vae import VAE, VAEConfig
 from .autoencoder import Muon, fast_bf16, load_checkpoint, polish, save_checkpoint, train_autoencoder, write_atomic
-from .clips import ClipCache, adapt, buckets_for, build_clip_cache, build_world_cache, clip_batch_at, find_clips, first_captions, some_windows
+from .clips import ClipCache, adapt, buckets_for, build_clip_cache, build_world_cache, clip_batch_at, find_clips, some_captions, some_windows
 from .configs import Leg, TrainConfig, get_config
 from .data import LatentCache, batch_at
 from ..video import filmstrip, to_uint8, write_bytes, write_png
@@ -167,14 +167,14 @@ def drawn(cfg: TrainConfig, vae, out: Path, clips=None, **how) -> ClipCache:
 
 def adapted(vae, cfg: TrainConfig, data, out: Path, progress=True):
     "The VAE after a quarter of its config's steps on windows of the videos in `data`; from `out`, if that was done before. ValueError if to other videos."
-    path, note, device = out / "vae-data.safetensors", out / "vae-data.txt", next(vae.parameters()).device
-    said = f"{Path(data).resolve()}, {cfg.autoencoder.steps // 4} steps"
+    path, note, steps, device = out / "vae-data.safetensors", out / "vae-data.txt", max(1, cfg.autoencoder.steps // 4), next(vae.parameters()).device
+    said = f"{Path(data).resolve()}, {steps} steps"
     if note.exists() and note.read_text() != said:
         raise ValueError(f"data: got {said}, but the VAE in {out} was adapted to {note.read_text()}, allowed: the same, or another out")
-    write_bytes(note, said.encode())
     if not path.exists():
         made = some_windows(data, shapes_of(cfg), progress=progress)
-        save_vae(adapt(vae, made, steps=max(1, cfg.autoencoder.steps // 4), seed=cfg.seed, out=out, progress=progress), path)
+        write_bytes(note, said.encode())
+        save_vae(adapt(vae, made, steps=steps, seed=cfg.seed, out=out, progress=progress), path)
     return load_vae(path).to(device)
 
 # %% ../../nbs/15_training.loop.ipynb #cell-022
@@ -319,7 +319,7 @@ def weights_before(weights, device="cpu") -> dict:
     if (path / "model.json").is_file():
         files = [(f"{part}.", file) for part in ("text_encoder", "dit") for file in sorted(path.glob(f"{part}*.safetensors"))]
     else:
-        files = [("", max(path.glob("leg*.safetensors"), default=path) if path.is_dir() else path)]
+        files = [("", max(path.glob("leg[0-9]*.safetensors"), default=path) if path.is_dir() else path)]
     if not files or not all(file.is_file() for _, file in files):
         raise ValueError(f"from_weights: got {weights}, allowed: a file legK.safetensors of an earlier leg, or a folder of weights")
     try:
@@ -375,7 +375,7 @@ def train(config, *, leg=0, from_weights=None, data=None, resume=False, out=None
     vae, cache = prepare(cfg, out, vae=parts.vae, world=parts.world, start=from_weights, clips=plan.clips, data=data, **how)
     batch_of = clip_batch_at if isinstance(cache, ClipCache) else batch_at
     if data is not None:
-        plan, cfg = dataclasses.replace(plan, oversample=()), dataclasses.replace(cfg, prompts=first_captions(found[0], cfg.text.max_length))
+        plan, cfg = dataclasses.replace(plan, oversample=()), dataclasses.replace(cfg, prompts=some_captions(found[0], cfg.text.max_length))
     log = Log(out / f"leg{leg}.jsonl", state.step)
     with closing(log), Interrupt() as interrupt, tqdm(total=plan.steps, initial=state.step, desc=f"{cfg.name} leg {leg}", disable=not progress) as bar:
         while state.step < plan.steps:
