@@ -315,6 +315,9 @@ def test_a_page_for_the_full_world(whole, tmp_path, capsys, monkeypatch):
     text = (tmp_path / "page.html").read_text()
     assert code == 0 and "against:  +0.0 points" in out and text.count("<figure>") == text.count('src="data:image/webp') == 2
     assert not re.search(r"https?:|<script|@import|url\(", text) and all(f"<td>{name}</td><td>0 of" in text for name in ("colour", "size", "own"))
+    told = suites.evaluate(adherence.generator(shipped), suites.read_suite(tmp_path / "two.json"), progress=False)
+    assert run(["evaluate", shipped, "--against", shipped, "--suite", str(tmp_path / "two.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["against"]["all"] == report.compare(told["rows"], told["rows"])["all"]
     code, _, err = ask("--against", "mini")
     assert code == 2 and "--against: got weights of another world than full, allowed: of the same" in err
 

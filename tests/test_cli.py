@@ -276,7 +276,10 @@ def test_evaluate(capsys, weights, tmp_path):
     page = tmp_path / "page.html"
     code, out, _ = call(capsys, "evaluate", "--weights", known, "--against", known, "--limit", 2, "--report", page)
     assert code == 0 and page.read_text().count("<figure>") == 2 and "against:  +0.0 points" in out
-    assert "--against" in refused(capsys, "evaluate", "--weights", known, "--against", known)
+    other = tiny_folder(tmp_path / "other", seed=1, words=known_words("mini"), max_length=24, num_inference_steps=1)
+    told = json.loads(call(capsys, "evaluate", known, "--against", other, "--limit", 4, "--json")[1])
+    assert told["against"]["all"]["n"] == told["n"] == len(told["rows"]) == 4
+    assert "'controls' with --report or --against" in refused(capsys, "evaluate", known, "--against", other, "--suite", "controls")
     assert "suite" in refused(capsys, "evaluate", "--weights", weights, "--suite", "nonsense")
     mine = tmp_path / "mine.json"
     mine.write_text(json.dumps([{"id": "a", "prompt": "a small red star bounces at night", "seed": 3, "asked": ["actor", "colour"]}]))
@@ -304,7 +307,7 @@ def test_what_is_empty_or_of_another_kind_is_refused_before_any_work(capsys, wei
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for args, word in ((["evaluate", "--weights", ""], "weights: got ''"), (["evaluate", "--suite", ""], "suite: got ''"), (["evaluate", "--weights", weights, "--limit", 0], "limit: got 0"),
-                       (["evaluate", "--report", "folder"], "path: got 'folder'"), (["evaluate", "--report", ""], "path: got ''"), (["evaluate", "--against", ""], "--report"),
+                       (["evaluate", "--report", "folder"], "path: got 'folder'"), (["evaluate", "--report", ""], "path: got ''"), (["evaluate", "--against", ""], "weights: got ''"),
                        (["train", "nano", "--data", "file"], "nothing can be used (file: shard: damaged"), (["train", "nano", "--out", "file"], "--out")):
         assert word in refused(capsys, *args)
     assert sorted(os.listdir()) == ["file", "folder"]

@@ -377,15 +377,28 @@ def _full_cases(suite, limit):
 def _evaluate_full(weights, suite, page, against, limit, progress):
     "Weights of the full world on its suites, by its oracle; if wanted with a page, and against others."
     from sora_edu.evaluate import adherence, suites
-    if suite == "controls" and page is not None:
-        raise ValueError(f"suite: got 'controls' with --report, allowed: full, {', '.join(suites.TOPICS)}, or a .json of prompts")
     if suite == "controls":
         return {"suite": suite, **suites.floors(_full_cases("full", limit), weights, progress=progress)}
     cases, made = _full_cases(suite, limit), adherence.generator(weights)
-    if page is None:
-        return {"suite": suite, **suites.evaluate(made, cases, progress=progress)}
     title, other = f"{weights} on the suite {suite!r}" + (f", against {against}" if against else ""), against and adherence.generator(against)
-    return {"suite": suite, **suites.report(page, made, cases, title, against=other, progress=progress)}
+    if page is not None:
+        return {"suite": suite, **suites.report(page, made, cases, title, against=other, progress=progress)}
+    return {"suite": suite, **_paired(*(suites.evaluate(one, cases, progress=progress) for one in (made, other) if one))}
+
+
+def _evaluate_mini(weights, suite, page, against, limit, progress):
+    "Weights of mini; if wanted with a page, and against others."
+    from sora_edu.evaluate import adherence, report as pages
+    how = dict(limit=limit, progress=progress)
+    if page is not None:
+        return pages.report(page, weights, suite, against=against, **how)
+    return _paired(*(adherence.evaluate(one, suite=suite, rows=against is not None, **how) for one in (weights, against) if one))
+
+
+def _paired(told, other=None):
+    "An evaluation, and, with another of the same prompts, its difference from it."
+    from sora_edu.evaluate.report import compare
+    return told | ({"against": compare(other["rows"], told["rows"])} if other else {})
 
 
 @app.command()
@@ -395,14 +408,12 @@ def evaluate(
     suite: Annotated[Optional[str], typer.Option(help="seen, heldout, controls, or a .json of prompts; of the full world: full or a topic of it instead of seen and heldout.", show_default="seen, or full")] = None,
     limit: Annotated[Optional[int], typer.Option(parser=_whole, metavar="N", help="Only the first prompts of the suite.", show_default="all")] = None,
     report: Annotated[Optional[str], typer.Option(metavar="FILE", help="A page with every clip, right and wrong.", show_default=False)] = None,
-    against: Annotated[Optional[str], typer.Option(metavar="WEIGHTS", help="With --report: compared on the same prompts.", show_default=False)] = None,
+    against: Annotated[Optional[str], typer.Option(metavar="WEIGHTS", help="Others, compared on the same prompts and noise.", show_default=False)] = None,
     as_json: Json = False,
 ):
     "Judge weights: how much of its prompt does each clip show?"
-    from sora_edu.evaluate import adherence, report as pages
+    from sora_edu.evaluate import adherence
     from sora_edu.pipeline.generate import read_config
-    if against is not None and report is None:
-        raise ValueError("--against: got it without --report, allowed: together with --report FILE")
     if source is not None and weights is not None:
         raise ValueError(f"WEIGHTS, --weights: got {source} and {weights}, allowed: one of the two")
     weights = source if weights is None else weights
@@ -414,10 +425,9 @@ def evaluate(
         raise ValueError(f"--against: got weights of another world than {world}, allowed: of the same")
     if not full and suite not in (*adherence.SUITES, "controls") and Path(suite).suffix != ".json":
         raise ValueError(f"suite: got {suite!r} for weights of mini, allowed: {', '.join(adherence.SUITES)}, controls, or a .json of prompts")
-    if full:
-        told = _evaluate_full(weights, suite, report, against, **how)
-    else:
-        told = pages.report(report, weights, suite, against=against, **how) if report is not None else adherence.evaluate(weights, suite=suite, **how)
+    if suite == "controls" and (report is not None or against is not None):
+        raise ValueError("suite: got 'controls' with --report or --against, allowed: a suite of prompts")
+    told = (_evaluate_full if full else _evaluate_mini)(weights, suite, report, against, **how)
     _tell(as_json, told, _scores(told))
 
 # %% ../../nbs/21_studio.cli.ipynb #cell-063
