@@ -558,6 +558,9 @@ def test_more_latents_than_memory_are_refused_and_stay(data, cache, tmp_path, mo
     with pytest.raises(ValueError, match="cache: .* GiB to learn from, allowed: half of this machine's memory"):
         build(data, tmp_path)
     assert [p.name for p in sorted(tmp_path.glob("shard-*"))] == [p.name for p in cache.shards()]
+    monkeypatch.setattr(C, "memory", lambda: sum(p.stat().st_size for p in cache.shards()))           # twice what half of the files need
+    few = C.ClipCache(tmp_path, cache.key, {(f"{k:04d}.mp4", stamp) for k in range(3) for name, stamp in cache.done if name == f"{k:04d}.mp4"}).open()
+    assert few.stale and len(few.load()) > 0
 
 
 def test_a_run_keeps_to_the_videos_its_autoencoder_was_adapted_to(data, tmp_path):
@@ -601,17 +604,39 @@ def test_the_command_tunes_weights_on_videos(data, tmp_path, monkeypatch, capsys
     assert config.sizes == ((32, 32), (32, 48)) and config.num_frames == (1, 5)           # no video is tall
     clip = generate_unmarked("a blue box, wide", weights=out / "weights", height=32, width=48, num_inference_steps=2)
     assert clip.shape == (1, 5, 32, 48, 3)
+    other = tmp_path / "tall"
+    other.mkdir()
+    C.spoil(other, "x", "whole", np.ascontiguousarray(greys([90] * 9, 80, 48)), "a wall of zebras")
+    again = [*command[:3], str(other), "--from", str(out / "weights"), *command[6:]]
+    assert cli.run([*again, "--out", str(out)]) == 2 and "legtune.safetensors" in capsys.readouterr().err
     for name in ("legtune.pt", "legtune.safetensors"):
         (out / name).unlink()
-    assert cli.run(command) == 2 and "out: got runs/nano-tune, which has weights" in capsys.readouterr().err
+    for resumed in ([], ["--resume"]):
+        assert cli.run([*again, "--out", str(out), *resumed]) == 2 and "out: got runs/nano-tune, which has weights" in capsys.readouterr().err
+    assert cli.run([*again, "--out", "second"]) == 0
+    config, words = read_config("second/weights"), json.loads(Path("second/weights/words.json").read_text())
+    assert set(config.sizes) == {(32, 32), (32, 48), (48, 32)} and {"zebras", "wide", "wall"} <= {*words}         # what was known stays known
 
 
-def test_packaged_weights_are_what_videos_tune(monkeypatch, capsys):
+def test_a_run_s_own_autoencoder_goes_on_with_its_leg(data, tmp_path):
+    "Be the leg named by its file or by its folder."
+    from sora_edu.training.loop import load_vae, train
+    from test_loop import TINY
+    tiny = dataclasses.replace(TINY, tune=dataclasses.replace(TINY.legs[0], steps=1))
+    vae, _ = train(tiny, out=tmp_path / "run", progress=False)
+    for start in ("run", "run/leg0.safetensors"):
+        train(tiny, leg="tune", data=data, from_weights=tmp_path / start, out=tmp_path / start.replace("/", "-") / "tuned", progress=False)
+        assert C.vae_hash(load_vae(tmp_path / start.replace("/", "-") / "tuned/vae.safetensors")) == C.vae_hash(vae)
+
+
+def test_packaged_weights_are_what_videos_tune(tmp_path, monkeypatch, capsys):
     "Where a config has some and nobody names others or a leg; else the chain begins as ever."
     from sora_edu.pipeline.generate import resolve_weights
     from sora_edu.studio import cli
     told = []
     monkeypatch.setattr(cli, "_train_legs", lambda config, legs, out, start, resume, device, **given: told.append((list(legs), str(out), start and str(start))) or {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()                                            # a name goes before a folder
     for words in (["mini"], ["nano"], ["mini", "--leg", "0"]):
         assert cli.run(["train", *words, "--data", "x", "--device", "cpu"]) == 0
     assert told == [(["tune"], "runs/mini-tune", str(resolve_weights("mini"))), ([0], "runs/nano", None), ([0], "runs/mini", None)]

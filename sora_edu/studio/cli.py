@@ -291,8 +291,8 @@ def train(
     out = Path(out or f"runs/{get_config(config).name}{'-tune' if tuned else ''}")
     if tuned:
         from_weights = from_weights or config
-    if from_weights and not Path(from_weights).exists():
-        from_weights = resolve_weights(from_weights)                # a packaged name
+    if from_weights and (from_weights in packaged_names() or not Path(from_weights).exists()):
+        from_weights = resolve_weights(from_weights)
     if not from_weights and not (resume and (out / f"leg{legs[0]}.pt").exists()):
         from_weights = _leg_before(get_config(config), legs[0], out)
     told = _train_legs(config, legs, out, from_weights, resume, device, **_given(data=data))
@@ -315,17 +315,19 @@ def _train_legs(config, legs, out, start, resume, device, **given):
     from sora_edu.training import loop
     from sora_edu.training.clips import shapes_in
     cfg = loop.get_config(config)
-    told, words = _told(cfg, legs, out, start, given), _new_words(cfg.world, **given)
+    told, (words, shapes) = _told(cfg, legs, out, start, given), _known_before(start)
+    words += _new_words(cfg.world, **given)
     for leg in legs:
         made = out / f"leg{leg}.safetensors"
         unfinished = [] if (out / "vae.safetensors").exists() else [out / "vae_checkpoint.pt"]
-        others = [out / "weights"] if leg == "tune" else []            # perhaps those it begins with
-        there = [path for path in (made, out / f"leg{leg}.pt", *others, *unfinished) if path.exists()]
+        there = [path for path in (made, out / f"leg{leg}.pt", *unfinished) if path.exists()]
         if there and not resume:
             raise ValueError(f"out: got {out}, which has {there[0].name}, allowed: a folder without it, or --resume to go on with it")
+        if leg == "tune" and (out / "weights").exists() and not (out / "legtune.pt").exists():
+            raise ValueError(f"out: got {out}, which has weights, perhaps those to begin with, allowed: a folder without them")
         vae, net = loop.train(config, leg=leg, from_weights=start, resume=resume, out=out, device=device, **given)
         start = made
-    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words, shapes=shapes_in(out / "clips") if given else (),
+    digest = package(out / "weights", vae.cpu(), net.text_encoder.cpu(), net.dit.cpu(), cfg, words=words, shapes=[*shapes, *(shapes_in(out / "clips") if given else ())],
                      config=config, legs=told, seed=cfg.seed, device=str(device))
     return {"last": str(made), "weights": str(out / "weights"), "hash": digest}
 
@@ -337,6 +339,16 @@ def _told(cfg, legs, out, start, given):
     tell = lambda some: [{"leg": k, **asdict(cfg.leg(k)), **videos} for k in some]
     before = [k for k in range(legs[0] if isinstance(legs[0], int) else 0) if (out / f"leg{k}.safetensors").exists()]
     return (_read_manifest(Path(start))[0]["info"].get("legs", []) if packaged else tell(before)) + tell(legs)
+
+
+def _known_before(start) -> tuple:
+    "Words and shapes (T, H, W) that packaged weights know, if training goes on from some."
+    from sora_edu.pipeline.generate import read_config
+    if not start or not (Path(start) / "model.json").exists():
+        return (), ()
+    c = read_config(start)
+    sizes = c.sizes or [(h, w) for h in c.height for w in c.width]
+    return tuple(json.loads((Path(start) / "words.json").read_text(encoding="utf-8"))), [(n, *size) for n in c.num_frames for size in sizes]
 
 
 def _new_words(world, data=None) -> tuple:

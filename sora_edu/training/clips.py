@@ -598,8 +598,9 @@ class ClipCache:
 
     def load(self, clips=None):
         "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`. ValueError: too many."
-        parts, share = {}, 1 if clips is None else min(1, clips / max(1, len(self.done)))
-        need, half = share * sum(shard.stat().st_size for shard in self.shards()), memory() / 2
+        wanted = lambda name, stamp: (name, stamp) in self.done and (clips is None or int(name) < clips)
+        share = lambda shard: np.mean([wanted(*file) for file in _header(shard)["files"]])
+        parts, need, half = {}, sum(shard.stat().st_size * share(shard) for shard in self.shards()), memory() / 2
         if need > half:
             raise ValueError(f"cache: {self.folder} holds {need / 2**30:.1f} GiB to learn from, allowed: half of this machine's memory, {half / 2**30:.1f} GiB; "
                              "take fewer clips, the shards stay")

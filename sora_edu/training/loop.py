@@ -121,14 +121,14 @@ def save_vae(vae: VAE, path):
 
 # %% ../../nbs/15_training.loop.ipynb #cell-020
 def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, clips=None, data=None, device="cpu", resume=False, progress=True, workers=0):
-    """Stage one: the VAE (yours, if you hand one in; that of the packaged weights `start`, if there are any) and the cache of latents: of the
+    """Stage one: the VAE (yours, if you hand one in; that beside the weights `start`, if there is one) and the cache of latents: of the
     config's world or of another `world`, or of the videos in `data`, to which a VAE that is not yours is first adapted. `workers` processes draw
     what goes into buckets."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "vae.safetensors"
     if vae is None:
-        if start is not None and (Path(start) / "model.json").exists():
-            _begin_with_vae(load_vae(Path(start) / "vae.safetensors"), path, start)
+        if start is not None and (before := (Path(start) if Path(start).is_dir() else Path(start).parent) / "vae.safetensors").exists():
+            _begin_with_vae(load_vae(before), path, start)
         if not path.exists():
             how = dict(resume=resume, progress=progress, device=device)
             vae = train_autoencoder(cfg.autoencoder, out, world=world or World(cfg.world), workers=workers if cfg.buckets else 0, **how)
@@ -145,7 +145,7 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
 
 
 def _begin_with_vae(vae, path, start):
-    "The VAE of packaged weights, if there is none yet: latents of another one mean something else."
+    "The VAE of the weights that training goes on from, if there is none yet: latents of another one mean something else."
     if not path.exists():
         save_vae(vae, path)
     there = load_vae(path).state_dict()
@@ -169,8 +169,8 @@ def adapted(vae, cfg: TrainConfig, data, out: Path, progress=True):
     "The VAE after a quarter of its config's steps on windows of the videos in `data`; from `out`, if that was done before. ValueError if to other videos."
     path, note, steps, device = out / "vae-data.safetensors", out / "vae-data.txt", max(1, cfg.autoencoder.steps // 4), next(vae.parameters()).device
     said = f"{Path(data).resolve()}, {steps} steps"
-    if note.exists() and note.read_text() != said:
-        raise ValueError(f"data: got {said}, but the VAE in {out} was adapted to {note.read_text()}, allowed: the same, or another out")
+    if note.exists() and (before := note.read_text(encoding="utf-8")) != said:
+        raise ValueError(f"data: got {said}, but the VAE in {out} was adapted to {before}, allowed: the same, or another out")
     if not path.exists():
         made = some_windows(data, shapes_of(cfg), progress=progress)
         write_bytes(note, said.encode())
