@@ -337,7 +337,8 @@ def _told(cfg, legs, out, start, given):
     from sora_edu.pipeline.generate import _read_manifest
     packaged, videos = start and (Path(start) / "model.json").exists(), {"data": "videos"} if given else {}
     tell = lambda some: [{"leg": k, **asdict(cfg.leg(k)), **videos} for k in some]
-    before = [k for k in range(legs[0] if isinstance(legs[0], int) else 0) if (out / f"leg{k}.safetensors").exists()]
+    chain = [*range(len(cfg.legs)), "tune"]
+    before = [k for k in chain[:chain.index(legs[0])] if (out / f"leg{k}.safetensors").exists()]
     return (_read_manifest(Path(start))[0]["info"].get("legs", []) if packaged else tell(before)) + tell(legs)
 
 

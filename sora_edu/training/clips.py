@@ -193,9 +193,9 @@ def _in_tar(shard: Path):
     try:
         with tarfile.open(shard, "r:") as tar:
             for m in filter(tarfile.TarInfo.isfile, tar):
-                stem, ending = _named(m.name)
                 if m.name.rpartition("/")[2].startswith("."):
                     continue
+                stem, ending = _named(m.name)
                 members[stem, ending] = (m.name, m.offset_data, m.size, tar.extractfile(m).read() if ending in (".txt", ".json") else None)
     except (tarfile.TarError, OSError) as error:
         yield Fault(shard.name, f"shard: damaged after {len(members)} files ({error})")
@@ -596,14 +596,19 @@ class ClipCache:
         lines = [json.dumps(asdict(f), ensure_ascii=False) + "\n" for f in self.faults.values()]
         write_bytes(self.folder / "faults.jsonl", "".join(lines).encode(errors="backslashreplace"))
 
-    def load(self, clips=None):
-        "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`. ValueError: too many."
+    def _check_room(self, clips):
+        "Refuse what would fill more than half of the memory: what is loaded is there twice for a moment."
         wanted = lambda name, stamp: (name, stamp) in self.done and (clips is None or int(name) < clips)
         share = lambda shard: np.mean([wanted(*file) for file in _header(shard)["files"]])
-        parts, need, half = {}, sum(shard.stat().st_size * share(shard) for shard in self.shards()), memory() / 2
+        need, half = sum(shard.stat().st_size * share(shard) for shard in self.shards()), memory() / 2
         if need > half:
             raise ValueError(f"cache: {self.folder} holds {need / 2**30:.1f} GiB to learn from, allowed: half of this machine's memory, {half / 2**30:.1f} GiB; "
                              "take fewer clips, the shards stay")
+
+    def load(self, clips=None):
+        "The windows of all files that are not stale into memory, a bucket for each shape; of a world's, those of its first `clips`. ValueError: too many."
+        self._check_room(clips)
+        parts = {}
         for shard in self.shards():
             fresh = torch.tensor([(name, stamp) in self.done for name, stamp in _header(shard)["files"]])
             for shape, tensors in _shapes(shard).items():
@@ -635,9 +640,16 @@ def _shapes(shard) -> dict:
     return found
 
 
+def _names(shard) -> list:
+    "Those of a shard's tensors: SHAPE.NAME."
+    with safe_open(shard, "pt") as file:
+        return list(file.keys())
+
+
 def shapes_in(folder) -> list:
     "The shapes (T, H, W) of the windows in a cache of clips."
-    return sorted({tuple(map(int, shape.split("x"))) for shard in ClipCache(folder, {}).shards() for shape in _shapes(shard)})
+    names = {name for shard in ClipCache(folder, {}).shards() for name in _names(shard)}
+    return sorted(tuple(map(int, name.partition(".")[0].split("x"))) for name in names if name.endswith(".latents"))
 
 
 def _header(shard) -> dict:

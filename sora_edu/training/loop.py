@@ -127,8 +127,8 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
     out.mkdir(parents=True, exist_ok=True)
     path = out / "vae.safetensors"
     if vae is None:
-        if start is not None and (before := (Path(start) if Path(start).is_dir() else Path(start).parent) / "vae.safetensors").exists():
-            _begin_with_vae(load_vae(before), path, start)
+        if start is not None:
+            _begin_with_vae(start, path)
         if not path.exists():
             how = dict(resume=resume, progress=progress, device=device)
             vae = train_autoencoder(cfg.autoencoder, out, world=world or World(cfg.world), workers=workers if cfg.buckets else 0, **how)
@@ -144,8 +144,12 @@ def prepare(cfg: TrainConfig, out: Path, *, vae=None, world=None, start=None, cl
     return vae, cache.build(vae, world or World(cfg.world), clips=clips, device=device, progress=progress)
 
 
-def _begin_with_vae(vae, path, start):
-    "The VAE of the weights that training goes on from, if there is none yet: latents of another one mean something else."
+def _begin_with_vae(start, path):
+    "The VAE beside the weights `start`, if there is none at `path` yet: latents of another one mean something else."
+    beside = (Path(start) if Path(start).is_dir() else Path(start).parent) / "vae.safetensors"
+    if not beside.exists():
+        return
+    vae = load_vae(beside)
     if not path.exists():
         save_vae(vae, path)
     there = load_vae(path).state_dict()
